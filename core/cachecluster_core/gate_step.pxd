@@ -6,3 +6,6 @@ cpdef bint may_serve(
     long long deadline_ns,
     long long now_ns,
 ) noexcept
+
+
+cpdef bint may_release(long long deadline_ns, long long now_ns) noexcept

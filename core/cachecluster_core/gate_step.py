@@ -21,9 +21,7 @@ def may_serve(
 
     `confirmed_generation` is the last generation that this router process has taken over from its agent (0 before
     the first: a new router starts with every gate shut); the others are the fields of the gate record in the pod
-    table. Times are nanoseconds of CLOCK_BOOTTIME. A command may be handed to the engine only while this is true, and
-    its reply may be released only while this is still true *at the same generation*; a reply that comes later is
-    indeterminate.
+    table. Times are nanoseconds of CLOCK_BOOTTIME. A command may be handed to the engine only while this is true.
     """
     return (
         gate_epoch != SHUT
@@ -31,3 +29,12 @@ def may_serve(
         and confirmed_generation == generation
         and now_ns < deadline_ns
     )
+
+
+def may_release(deadline_ns: int, now_ns: int) -> bool:
+    """True while replies of commands that were let through may still leave: until the authority's deadline.
+
+    A gate that was closed in order keeps its deadline, so that what is in flight is drained and answered; a reply
+    after the deadline is indeterminate, because another primary may serve by then.
+    """
+    return now_ns < deadline_ns
