@@ -1,0 +1,144 @@
+"""`operator_step`: what the operator does next about one cluster. Pure, level-triggered, callable at any moment.
+
+Implements O1-O5 and O7-O9 of docs/protocol.md for `durability: async`. The shell around it (the control loop) keeps
+the observations, calls this, writes the new map by compare-and-swap, and hands pod actions and events on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from .hashring import HashRing, Settings
+from .report import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod object as the API server shows it. `host` is '' until it has an IP; `terminated_at` is when the kubelet
+    saw the sidecar of a *terminating* pod end for good (seconds, operator's clock at the time it learned that)."""
+
+    uid: str
+    name: str
+    host: str = ""
+    zone: str = ""
+    node: str = ""
+    ready: bool = False
+    terminating: bool = False
+    failed: bool = False
+    terminated_at: float | None = None
+
+
+class Suspicion(StrEnum):
+    """What the operator may believe about a pod that has stopped reporting."""
+
+    NONE = "none"
+    """It reports."""
+    UNKNOWN = "unknown"
+    """It never reported in this operator's life, for less than the grace at start."""
+    SUSPECTED = "suspected"
+    """Its stream was reset, or three reports are missing; nobody has confirmed that yet."""
+    CONFIRMED = "confirmed"
+    """... and a reporting peer got no answer of its gates, or the answer that they have no authority."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodView:
+    """What the control loop knows of one pod's agent. Times are seconds of the operator's monotonic clock.
+
+    `report` is the latest one; `reported_at` when it came (None: never in this operator's life). `refused_at` is when
+    a probe *began* that found both 7379 and 7380 of that very pod refusing connections. `unreachable_since` is when
+    reports stopped (or when this operator began to wait for the first one).
+    """
+
+    report: Report | None = None
+    reported_at: float | None = None
+    suspicion: Suspicion = Suspicion.UNKNOWN
+    refused_at: float | None = None
+    unreachable_since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds, unless the name says otherwise; the defaults are those of docs/protocol.md."""
+
+    seal_wait: float = 0.5
+    wait_margin: float = 0.5
+    clock_rate: float = 1.1
+    repair_delay: float = 30.0
+    max_concurrent_syncs: int = 4
+    max_syncs_per_pod: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorView:
+    """Everything the operator knows of one cluster. `now` is monotonic, `wall` seconds since 1970 (for people only).
+
+    `pods` are the pod objects that exist; `agents` is by pod UID and may hold pods whose object is gone. `seen_at[p]`
+    is when this operator first knew the current entry of partition p: after its own successful write, or when it
+    first read it. `map_known` is False while the map could not be read: then nothing is decided. `map` is None when
+    the API server said that there is none.
+    """
+
+    name: str
+    nodes: int
+    partitions: int
+    settings: Settings
+    now: float
+    wall: float
+    map: HashRing | None
+    map_known: bool = True
+    pods: tuple[Pod, ...] = ()
+    agents: Mapping[str, PodView] = field(default_factory=dict)
+    seen_at: Mapping[int, float] = field(default_factory=dict)
+    timing: Timing = field(default_factory=Timing)
+    trust_connection_refused: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CreatePod:
+    """Make the pod `<cluster>-<number>`."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeletePod:
+    """Delete this pod, with its UID as precondition."""
+
+    uid: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MarkNotReady:
+    """Set the Ready condition of a lost node's pod False, so that Services forget it at once (O9)."""
+
+    uid: str
+    name: str
+
+
+PodAction = CreatePod | DeletePod | MarkNotReady
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something to tell people: an Event on the CacheCluster. `reason` is CamelCase."""
+
+    reason: str
+    note: str
+    warning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorDecision:
+    """`map` is the whole new map to write under the version of the one decided on, None for no change. `events` hold
+    only if that write succeeds. `wake_after` is in how many seconds to decide again even when nothing happens."""
+
+    map: HashRing | None = None
+    pod_actions: tuple[PodAction, ...] = ()
+    events: tuple[Event, ...] = ()
+    wake_after: float | None = None
+    waiting_for: tuple[str, ...] = ()
