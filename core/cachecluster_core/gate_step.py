@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, annotation_typing=False
 """The gate: may a client command reach a copy, and may its reply leave, at this instant?
 
 This is the function that routers run for every batch. `gate_step.pxd` beside it gives it a C entry for the router's

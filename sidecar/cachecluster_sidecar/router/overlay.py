@@ -1,0 +1,156 @@
+"""What the engines' own COMMAND output does not say: how the router serves each command that it cannot simply forward.
+
+A command that has keys, and no entry here, is forwarded to the partition of its keys. Every command without keys must
+have an entry: the generator of the table fails otherwise.
+"""
+
+from __future__ import annotations
+
+SPLIT = ("mget", "mset", "del", "unlink", "exists", "touch")
+"""Commands whose keys may lie in several partitions: split by partition, and the replies merged."""
+
+LOCAL = (
+    "asking",
+    "auth",
+    "client|getname",
+    "client|id",
+    "client|info",
+    "client|list",
+    "client|no-evict",
+    "client|no-touch",
+    "client|setinfo",
+    "client|setname",
+    "cluster|info",
+    "cluster|keyslot",
+    "cluster|myid",
+    "cluster|nodes",
+    "cluster|shards",
+    "cluster|slots",
+    "command",
+    "command|count",
+    "command|docs",
+    "command|info",
+    "command|list",
+    "config|get",
+    "echo",
+    "hello",
+    "info",
+    "ping",
+    "quit",
+    "readonly",
+    "readwrite",
+    "reset",
+    "select",
+    "time",
+)
+"""Commands that the router answers itself."""
+
+LATER = (
+    "acl|cat",
+    "acl|dryrun",
+    "acl|genpass",
+    "acl|whoami",
+    "client|caching",
+    "client|capa",
+    "client|getredir",
+    "client|kill",
+    "client|reply",
+    "client|tracking",
+    "client|trackinginfo",
+    "client|unblock",
+    "cluster|countkeysinslot",
+    "cluster|getkeysinslot",
+    "cluster|links",
+    "cluster|myshardid",
+    "cluster|replicas",
+    "cluster|slaves",
+    "clusterscan",
+    "command|getkeys",
+    "command|getkeysandflags",
+    "dbsize",
+    "discard",
+    "exec",
+    "fcall",
+    "fcall_ro",
+    "flushall",
+    "flushdb",
+    "function",
+    "keys",
+    "lastsave",
+    "lolwut",
+    "memory|stats",
+    "monitor",
+    "multi",
+    "psubscribe",
+    "publish",
+    "pubsub",
+    "punsubscribe",
+    "randomkey",
+    "role",
+    "scan",
+    "script",
+    "spublish",
+    "ssubscribe",
+    "subscribe",
+    "sunsubscribe",
+    "unsubscribe",
+    "unwatch",
+    "wait",
+    "waitaof",
+    "watch",
+)
+"""Commands that a later version serves; a container name stands for all its subcommands. Blocking ones are added."""
+
+REFUSED = {
+    "acl": "users are managed by the operator",
+    "bgrewriteaof": "copies live on other pods, not on disk",
+    "bgsave": "copies live on other pods, not on disk",
+    "client|import-source": "the router's connections are not a client's to change",
+    "client|pause": "the router's connections are not a client's to change",
+    "client|unpause": "the router's connections are not a client's to change",
+    "cluster": "the partitions are managed by the operator; change spec of the CacheCluster",
+    "commandlog": "read the engine's metrics from the sidecar's port 9121",
+    "config|resetstat": "read the metrics of the sidecar's port 9121",
+    "config|rewrite": "change spec.engineConfig of the CacheCluster",
+    "config|set": "change spec.engineConfig of the CacheCluster",
+    "debug": "it would act on one partition only",
+    "failover": "fail-over is the operator's; delete the pod to move its primaries",
+    "latency": "read the metrics of the sidecar's port 9121",
+    "memory": "it would act on one partition only; read the metrics of the sidecar's port 9121",
+    "migrate": "use DUMP and RESTORE",
+    "module": "modules are not supported",
+    "move": "there is only database 0",
+    "pfdebug": "it is for tests of the engine",
+    "pfselftest": "it is for tests of the engine",
+    "psync": "replication is between the copies of a partition only",
+    "replconf": "replication is between the copies of a partition only",
+    "replicaof": "replication is managed by the operator; change spec.replicationFactor of the CacheCluster",
+    "restore-asking": "use RESTORE",
+    "save": "copies live on other pods, not on disk",
+    "shutdown": "delete the CacheCluster or its pod",
+    "slaveof": "replication is managed by the operator; change spec.replicationFactor of the CacheCluster",
+    "slowlog": "read the metrics of the sidecar's port 9121",
+    "swapdb": "there is only database 0",
+    "sync": "replication is between the copies of a partition only",
+}
+"""Commands that are never served, and what to do instead; a container name stands for what is left of it."""
+
+CHECKS = {
+    "eval": "script_keys",
+    "eval_ro": "script_keys",
+    "evalsha": "script_keys",
+    "evalsha_ro": "script_keys",
+    "sort": "sort_patterns",
+    "sort_ro": "sort_patterns",
+    "xread": "no_block",
+    "xreadgroup": "no_block",
+}
+"""Commands that are served for some arguments only: the function of checks.py that looks at them."""
+
+STORE_AFTER_2: dict[str, object] = {"keyword": "STORE", "from": 2, "last": 0, "step": 1, "limit": 0}
+
+EXTRA_KEYS = {"sort": [STORE_AFTER_2]}
+"""Key positions that the engine calls unknown."""
+
+READS = ("eval_ro", "evalsha_ro")
+"""Commands that only read though the engine does not flag them `readonly`."""
