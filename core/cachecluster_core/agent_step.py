@@ -1,158 +1,328 @@
 """`agent_step`: what an agent does next about the copies of its pod. Pure, level-triggered, callable at any moment.
 
-Implements A0-A4 of docs/protocol.md for `durability: async`. The shell around it (the agent) observes, calls this,
-and carries the decision out in the order marks, gates, commands; then it observes and calls again. The step never
-assumes that an earlier decision was carried out: it looks at what is.
+Implements A0-A4 and the recording part of A7 (docs/protocol.md) for `durability: async`. The shell around it observes,
+calls this, and carries the decision out in the order marks, gates, commands; then it observes and calls again. The
+step never assumes that an earlier decision was carried out: it looks at what is. At most one command per copy a step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 
-from .hashring import CopyId, HashRing
+from .agent_view import (
+    AgentDecision,
+    AgentView,
+    Attached,
+    Command,
+    Configure,
+    CopyView,
+    Follow,
+    GateChange,
+    GateView,
+    Promote,
+    Remove,
+    Restart,
+    Seal,
+    Start,
+)
+from .gate_step import SHUT
+from .hashring import CopyId, Entry, HashRing, State
 from .pod_table import Marks
-from .report import Process, Report
+from .report import CopyReport, Process, Report
+
+__all__ = [
+    "NOWHERE",
+    "AgentDecision",
+    "AgentView",
+    "Attached",
+    "Command",
+    "Configure",
+    "CopyView",
+    "Follow",
+    "GateChange",
+    "GateView",
+    "Promote",
+    "Remove",
+    "Restart",
+    "Seal",
+    "Start",
+    "agent_step",
+]
+
+NOWHERE = ("127.0.0.1", 1)
+"""The source of a sealed copy: nothing listens there, and a replica of it answers PSYNC with -NOMASTERLINK."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attached:
-    """A replica as the primary's INFO shows it; `copy` is what it announces, None when that is no copy id."""
-
-    copy: CopyId | None
-    online: bool
-    offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class CopyView:
-    """One local redis process as observed just now (all replication fields read in one MULTI/EXEC).
-
-    `source` is (host, port) of its REPLICAOF, None for role master. `has_stream` tells a replica that has its
-    primary's stream, live or cached, from one that a full resync has emptied or that never had any. `busy` means a
-    command of an earlier decision is still being carried out: the step decides nothing more about the copy.
-    `announce` is its replica-announce-ip; `config` what is known to be applied of Settings.engine_config.
-    `silent_s` counts seconds without an answer.
-    """
-
-    process: Process = Process.ABSENT
-    run_id: str = ""
-    source: tuple[str, int] | None = None
-    link_up: bool = False
-    syncing: bool = False
-    has_stream: bool = False
-    offset: int = 0
-    attached: tuple[Attached, ...] = ()
-    announce: str = ""
-    config: tuple[tuple[str, str], ...] = ()
-    busy: bool = False
-    used_memory: int = 0
-    keys: int = 0
-    silent_s: float = 0.0
+def agent_step(view: AgentView) -> AgentDecision:
+    """The next marks, gate changes and commands, and the report that describes `view`."""
+    partitions = set(view.copies) | set(view.marks) | set(view.gates)
+    if view.map is not None:
+        partitions |= {p for p, entry in enumerate(view.map.entries) if view.pod in entry.pods()}
+    steps = [_CopyStep(view, partition) for partition in sorted(partitions)]
+    for step in steps:
+        step.decide()
+    return AgentDecision(
+        marks={step.partition: step.new_marks for step in steps if step.new_marks != step.marks},
+        gates=tuple(step.gate_change for step in steps if step.gate_change is not None),
+        commands=tuple(step.command for step in steps if step.command is not None),
+        report=_report(view, steps),
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class GateView:
-    """A gate record of the pod table, and whether every registered router has confirmed its generation."""
-
-    gate_epoch: int = 0
-    generation: int = 0
-    deadline_ns: int = 0
-    confirmed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class AgentView:
-    """Everything an agent knows. Times are nanoseconds of CLOCK_BOOTTIME.
-
-    `map` is what the last successful quorum read of *this* process returned or confirmed, `None` before the first
-    one and when the read said that there is no map; `confirmed_at_ns` is the time before that read was sent.
-    `replication_port` is the base: partition p replicates on base + p.
-    """
-
-    pod: str
-    map: HashRing | None
-    confirmed_at_ns: int
-    now_ns: int
-    marks: Mapping[int, Marks] = field(default_factory=dict)
-    gates: Mapping[int, GateView] = field(default_factory=dict)
-    copies: Mapping[int, CopyView] = field(default_factory=dict)
-    replication_port: int = 17000
+def _report(view: AgentView, steps: list[_CopyStep]) -> Report:
+    behind = view.map is None or any(step.entry is None for step in steps)
+    return Report(
+        pod=view.pod,
+        incarnation="",
+        version="" if view.map is None else view.map.version,
+        authority_s=(_deadline_ns(view) - view.now_ns) / 1e9,
+        copies={step.partition: step.report() for step in steps if step.worth_reporting()},
+        entries=view.taken if behind else {},
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Start a process for the partition, empty, as `replicaof 127.0.0.1 1` (A0)."""
-
-    partition: int
-
-
-@dataclass(frozen=True, slots=True)
-class Restart:
-    """Kill the process and start an empty one: a new copy with a new run_id."""
-
-    partition: int
-    reason: str
+def _deadline_ns(view: AgentView) -> int:
+    """Until when the last quorum read gives authority; in the past when there is no map."""
+    if view.map is None:
+        return 0
+    return view.confirmed_at_ns + round(view.map.settings.authority_s * 1e9)
 
 
-@dataclass(frozen=True, slots=True)
-class Remove:
-    """End the process and remove its service and files."""
+class _CopyStep:
+    """The decision about one partition's copy on this pod."""
 
-    partition: int
+    def __init__(self, view: AgentView, partition: int) -> None:
+        self.view = view
+        self.partition = partition
+        self.marks = view.marks.get(partition, Marks())
+        self.new_marks = self.marks
+        self.gate = view.gates.get(partition, GateView())
+        self.copy = view.copies.get(partition, CopyView())
+        self.entry = _entry_above_floor(view.map, partition, self.marks)
+        self.gate_change: GateChange | None = None
+        self.command: Command | None = None
+
+    @property
+    def shut(self) -> bool:
+        """The gate is shut for certain: all routers have confirmed it, or its deadline has passed."""
+        return self.gate.gate_epoch == SHUT and (self.gate.confirmed or self.view.now_ns >= self.gate.deadline_ns)
+
+    @property
+    def identity(self) -> CopyId:
+        """The copy that runs here now."""
+        return CopyId(self.view.pod, self.copy.run_id)
+
+    @property
+    def adopted(self) -> bool:
+        """The running process is the one that the marks are about."""
+        return self.copy.run_id != "" and self.marks.run_id == self.copy.run_id
+
+    @property
+    def intact(self) -> bool:
+        """The copy holds a history of the partition; False makes it a *new* copy (A4)."""
+        copy = self.copy
+        has_history = copy.source is None or copy.link_up or copy.has_stream
+        return copy.process is Process.UP and self.adopted and self.marks.rank_term > 0 and not copy.syncing and has_history
+
+    def decide(self) -> None:
+        """Fill `new_marks`, `gate_change` and `command`."""
+        if self.entry is None:
+            return
+        assert self.entry.epoch >= self.marks.seen_epoch, "acted below the floor"
+        self.new_marks = replace(self.marks, seen_epoch=self.entry.epoch)
+        self._recognise_process()
+        if self._may_open(self.entry):
+            self._open(self.entry)
+        else:
+            self._shut()
+        if not self.copy.busy:
+            self.command = self._command(self.entry)
+
+    def _recognise_process(self) -> None:
+        """A process with a run_id that the marks do not know is a copy without history."""
+        run_id = self.copy.run_id
+        if self.copy.process is not Process.UP or run_id in ("", self.marks.run_id):
+            return
+        started_by_us = self.marks.run_id == ""
+        self.new_marks = replace(
+            self.new_marks,
+            run_id=run_id,
+            rank_term=0,
+            born_epoch=self.marks.born_epoch if started_by_us else 0,
+            required=(),
+            required_epoch=0,
+        )
+
+    def _may_open(self, entry: Entry) -> bool:
+        """A2, and only for a redis that already is a master; an open gate stays open while redis is busy or silent."""
+        is_open = self.gate.gate_epoch != SHUT
+        answers = (Process.UP, Process.SILENT) if is_open else (Process.UP,)
+        return (
+            entry.state is State.STABLE
+            and entry.primary == self.identity
+            and self.copy.process in answers
+            and self.copy.source is None
+            and (is_open or not self.copy.busy)
+        )
+
+    def _open(self, entry: Entry) -> None:
+        """Open the gate, or keep it open at this epoch and authority; record what the primary requires (A7)."""
+        gate = self.gate
+        deadline = max(gate.deadline_ns, _deadline_ns(self.view))
+        required = self._required(entry)
+        unchanged = required == self.marks.required and gate.gate_epoch != SHUT
+        self.new_marks = replace(
+            self.new_marks, rank_term=entry.term, required=required, required_epoch=entry.epoch
+        )
+        if unchanged and gate.gate_epoch == entry.epoch and gate.deadline_ns == deadline:
+            return
+        assert gate.gate_epoch <= entry.epoch, "a gate was open above the map"
+        self.gate_change = GateChange(self.partition, entry.epoch, entry.epoch, deadline, not unchanged)
+
+    def _required(self, entry: Entry) -> tuple[CopyId, ...]:
+        """The map's in-sync set and the learners that have caught up; at the same epoch it only grows."""
+        floor = self.copy.settled_offset - self._max_lag()
+        ready = {
+            replica.copy
+            for replica in self.copy.attached
+            if replica.copy is not None
+            and replica.online
+            and replica.copy.pod in entry.learners
+            and replica.offset >= floor
+        }
+        already = set(self.marks.required) if self.marks.required_epoch == entry.epoch else set()
+        return tuple(sorted(set(entry.isr) | ready | already))
+
+    def _max_lag(self) -> int:
+        return self.view.map.settings.isr_max_lag_bytes if self.view.map is not None else 0
+
+    def _shut(self) -> None:
+        """Shut an open gate. Its deadline stays: what is in flight may still be answered until then."""
+        if self.gate.gate_epoch != SHUT:
+            epoch = self.new_marks.seen_epoch
+            self.gate_change = GateChange(self.partition, epoch, SHUT, self.gate.deadline_ns, True)
+
+    def _command(self, entry: Entry) -> Command | None:
+        copy = self.copy
+        if self.view.pod not in entry.pods():
+            return self._remove()
+        if not self.shut and not (entry.primary == self.identity and copy.process is Process.UP):
+            return None
+        if copy.process in (Process.ABSENT, Process.DEAD):
+            return self._start(entry)
+        if copy.process is not Process.UP:
+            return None
+        return self._replicate(entry) or self._configure()
+
+    def _remove(self) -> Command | None:
+        if self.copy.process is Process.ABSENT or not self.shut:
+            return None
+        self.new_marks = Marks(seen_epoch=self.new_marks.seen_epoch)
+        return Remove(self.partition)
+
+    def _start(self, entry: Entry) -> Command:
+        self._forget_process(entry)
+        return Start(self.partition)
+
+    def _restart(self, entry: Entry, reason: str) -> Command:
+        self._forget_process(entry)
+        return Restart(self.partition, reason)
+
+    def _forget_process(self, entry: Entry) -> None:
+        """The next process is another copy, born at this epoch and without history."""
+        self.new_marks = replace(
+            self.new_marks, run_id="", rank_term=0, born_epoch=entry.epoch, required=(), required_epoch=0
+        )
+
+    def _replicate(self, entry: Entry) -> Command | None:
+        """Bring the process to the role that the map gives it."""
+        match entry.state:
+            case State.VACANT | State.LOST:
+                if self.new_marks.born_epoch < entry.epoch:
+                    return self._restart(entry, f"left over from before the partition was {entry.state}")
+                return None
+            case State.ELECTING:
+                return None if self.copy.source == NOWHERE or self.copy.syncing else Seal(self.partition)
+            case State.STABLE:
+                if entry.primary == self.identity:
+                    return Promote(self.partition) if self.copy.source is not None else None
+                return self._follow(entry)
+            case State.MOVING:
+                return None
+
+    def _follow(self, entry: Entry) -> Command | None:
+        """A3. A process that held data and must take a full resync is started empty first: it is a new copy then."""
+        assert entry.primary is not None and self.view.map is not None
+        if entry.primary.pod == self.view.pod:
+            return None
+        member = self.view.map.member(entry.primary.pod)
+        if member is None or not member.host:
+            return None
+        if self.copy.syncing and self.marks.rank_term > 0 and self.adopted:
+            return self._restart(entry, "a full resync began in a copy that held data")
+        source = (member.host, self.view.replication_port + self.partition)
+        if self.copy.source != source or self.copy.announce != str(self.identity):
+            return Follow(self.partition, *source, announce=str(self.identity))
+        if self.copy.link_up and not self.copy.syncing and self.new_marks.run_id == self.copy.run_id:
+            self.new_marks = replace(self.new_marks, rank_term=entry.term)
+        return None
+
+    def _configure(self) -> Command | None:
+        assert self.view.map is not None
+        if self.copy.syncing:
+            return None
+        have = dict(self.copy.config)
+        wanted = tuple(item for item in self.view.map.settings.engine_config if have.get(item[0]) != item[1])
+        return Configure(self.partition, wanted) if wanted else None
+
+    def worth_reporting(self) -> bool:
+        """A partition of which this pod has nothing is left out, unless a gate of it may be open."""
+        return self.copy.process is not Process.ABSENT or not self.shut or self._named()
+
+    def _named(self) -> bool:
+        return self.entry is not None and self.view.pod in self.entry.pods()
+
+    def report(self) -> CopyReport:
+        """What `view` says: of the marks only what is already in the pod table."""
+        copy, marks, gate = self.copy, self.marks, self.gate
+        open_now = gate.gate_epoch != SHUT and self.view.now_ns < gate.deadline_ns
+        electing = self.entry is not None and self.entry.state is State.ELECTING and self.entry.epoch == marks.seen_epoch
+        sealed = electing and self.shut and copy.source == NOWHERE and self.intact and not copy.busy
+        confirmed = open_now and gate.confirmed and marks.required_epoch == gate.gate_epoch
+        return CopyReport(
+            process=copy.process,
+            run_id=copy.run_id,
+            epoch=marks.seen_epoch,
+            born_epoch=marks.born_epoch if self.adopted else 0,
+            intact=self.intact,
+            role="master" if copy.source is None and copy.process is Process.UP else "slave",
+            gate_epoch=gate.gate_epoch if open_now else SHUT,
+            shut_epoch=marks.seen_epoch if self.shut else 0,
+            sealed_epoch=marks.seen_epoch if sealed else 0,
+            term=marks.rank_term if self.adopted else 0,
+            offset=copy.offset,
+            link_up=copy.link_up,
+            syncing=copy.syncing,
+            lagging=self._lagging() if open_now else (),
+            required_epoch=marks.required_epoch if confirmed else 0,
+            required=marks.required if confirmed else (),
+            used_memory=copy.used_memory,
+            keys=copy.keys,
+            silent_s=copy.silent_s,
+        )
+
+    def _lagging(self) -> tuple[CopyId, ...]:
+        """In-sync members that are not attached, or behind by more than isr.maxLag."""
+        if self.entry is None or self.entry.primary != self.identity:
+            return ()
+        floor = self.copy.settled_offset - self._max_lag()
+        good = {replica.copy for replica in self.copy.attached if replica.online and replica.offset >= floor}
+        return tuple(member for member in self.entry.isr if member != self.identity and member not in good)
 
 
-@dataclass(frozen=True, slots=True)
-class Seal:
-    """`REPLICAOF 127.0.0.1 1`: freezes the offset, keeps the history, acknowledges nothing more (A4)."""
-
-    partition: int
-
-
-@dataclass(frozen=True, slots=True)
-class Promote:
-    """`REPLICAOF NO ONE`."""
-
-    partition: int
-
-
-@dataclass(frozen=True, slots=True)
-class Follow:
-    """Set `replica-announce-ip` to `announce`, then `REPLICAOF host port`."""
-
-    partition: int
-    host: str
-    port: int
-    announce: str
-
-
-@dataclass(frozen=True, slots=True)
-class Configure:
-    """CONFIG SET each of these."""
-
-    partition: int
-    settings: tuple[tuple[str, str], ...]
-
-
-Command = Start | Restart | Remove | Seal | Promote | Follow | Configure
-
-
-@dataclass(frozen=True, slots=True)
-class GateChange:
-    """Write the gate record of a partition: with a new generation (every router must confirm it) or the same one."""
-
-    partition: int
-    seen_epoch: int
-    gate_epoch: int
-    deadline_ns: int
-    new_generation: bool
-
-
-@dataclass(frozen=True, slots=True)
-class AgentDecision:
-    """To be carried out in this order; `report` describes the view the decision was made from."""
-
-    marks: Mapping[int, Marks] = field(default_factory=dict)
-    gates: tuple[GateChange, ...] = ()
-    commands: tuple[Command, ...] = ()
-    report: Report | None = None
+def _entry_above_floor(ring: HashRing | None, partition: int, marks: Marks) -> Entry | None:
+    """The map's entry, unless this pod has seen a higher epoch (A1): then nothing is done about the partition."""
+    if ring is None or partition >= len(ring.entries):
+        return None
+    entry = ring.entries[partition]
+    return entry if entry.epoch >= marks.seen_epoch else None

@@ -37,8 +37,9 @@ class CopyReport:
     nothing in flight, or its deadline has passed. `sealed_epoch` is the epoch at which the copy was sealed with its
     history intact (0: it is not): only then `term` and `offset` are its final rank (A4). `intact` is False for a copy
     that is loading, in a full resync, or was never in sync: a *new* copy. `born_epoch` is the epoch at which the
-    process was started. `required` is what the primary requires at `required_epoch`, confirmed by every router.
-    Offsets and `lag_bytes` are bytes of the replication stream; memory and keys are for people.
+    process was started. `required` is what the primary requires at `required_epoch`, confirmed by every router;
+    `lagging` are in-sync members that are not attached to it or fall behind.
+    Offsets are bytes of the replication stream; memory and keys are for people.
     """
 
     process: Process = Process.ABSENT
@@ -54,14 +55,12 @@ class CopyReport:
     offset: int = 0
     link_up: bool = False
     syncing: bool = False
-    lag_bytes: int = 0
     lagging: tuple[CopyId, ...] = ()
     required_epoch: int = 0
     required: tuple[CopyId, ...] = ()
     used_memory: int = 0
     keys: int = 0
     silent_s: float = 0.0
-    blocked_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

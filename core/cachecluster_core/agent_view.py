@@ -1,0 +1,159 @@
+"""What `agent_step` looks at and what it answers: the values between the protocol and the agent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .hashring import CopyId, Entry, HashRing
+from .pod_table import Marks
+from .report import Process, Report
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A replica as the primary's INFO shows it; `copy` is what it announces, None when that is no copy id."""
+
+    copy: CopyId | None
+    online: bool
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class CopyView:
+    """One local redis process as observed just now (all replication fields read in one MULTI/EXEC).
+
+    `source` is (host, port) of its REPLICAOF, None for role master. `has_stream` tells a replica that has its
+    primary's stream, live or cached, from one that a full resync has emptied or that never had any. `busy` means a
+    command of an earlier decision is still being carried out: the step decides nothing more about the copy.
+    `announce` is its replica-announce-ip; `config` what is known to be applied of Settings.engine_config.
+    `silent_s` counts seconds without an answer; the other fields are then the last known ones. `settled_offset` is the
+    own offset as observed at least two seconds ago (0 until then): replicas acknowledge once a second, so only against
+    that can an attached replica be called lagging.
+    """
+
+    process: Process = Process.ABSENT
+    run_id: str = ""
+    source: tuple[str, int] | None = None
+    link_up: bool = False
+    syncing: bool = False
+    has_stream: bool = False
+    offset: int = 0
+    settled_offset: int = 0
+    attached: tuple[Attached, ...] = ()
+    announce: str = ""
+    config: tuple[tuple[str, str], ...] = ()
+    busy: bool = False
+    used_memory: int = 0
+    keys: int = 0
+    silent_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class GateView:
+    """A gate record of the pod table, and whether every registered router has confirmed its generation."""
+
+    gate_epoch: int = 0
+    generation: int = 0
+    deadline_ns: int = 0
+    confirmed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AgentView:
+    """Everything an agent knows. Times are nanoseconds of CLOCK_BOOTTIME.
+
+    `map` is what the last successful quorum read of *this* process returned or confirmed, `None` before the first
+    one and when the read said that there is no map; `confirmed_at_ns` is the time before that read was sent. `taken`
+    are the entries with the highest epochs that this pod ever took, also from before a restart: they are reported while
+    the map is missing or below the floor, to rebuild it from (O8).
+    `replication_port` is the base: partition p replicates on base + p.
+    """
+
+    pod: str
+    map: HashRing | None
+    confirmed_at_ns: int
+    now_ns: int
+    taken: Mapping[int, Entry] = field(default_factory=dict)
+    marks: Mapping[int, Marks] = field(default_factory=dict)
+    gates: Mapping[int, GateView] = field(default_factory=dict)
+    copies: Mapping[int, CopyView] = field(default_factory=dict)
+    replication_port: int = 17000
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start a process for the partition, empty, as `replicaof 127.0.0.1 1` (A0)."""
+
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Kill the process and start an empty one: a new copy with a new run_id."""
+
+    partition: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """End the process and remove its service and files."""
+
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """`REPLICAOF 127.0.0.1 1`: freezes the offset, keeps the history, acknowledges nothing more (A4)."""
+
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """`REPLICAOF NO ONE`."""
+
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Set `replica-announce-ip` to `announce`, then `REPLICAOF host port`."""
+
+    partition: int
+    host: str
+    port: int
+    announce: str
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """CONFIG SET each of these."""
+
+    partition: int
+    settings: tuple[tuple[str, str], ...]
+
+
+Command = Start | Restart | Remove | Seal | Promote | Follow | Configure
+
+
+@dataclass(frozen=True, slots=True)
+class GateChange:
+    """Write the gate record of a partition: with a new generation (every router must confirm it) or the same one."""
+
+    partition: int
+    seen_epoch: int
+    gate_epoch: int
+    deadline_ns: int
+    new_generation: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AgentDecision:
+    """To be carried out in this order; `report` describes the view the decision was made from."""
+
+    marks: Mapping[int, Marks] = field(default_factory=dict)
+    gates: tuple[GateChange, ...] = ()
+    commands: tuple[Command, ...] = ()
+    report: Report | None = None

@@ -1,0 +1,203 @@
+"""`place`: which pods hold the copies of each partition. Pure and deterministic.
+
+What is there already stays as far as balance and spreading allow, so that a pod that joins or leaves moves close to
+the least possible number of copies; the rest goes where the ring says, with bounded load (Mirrokni et al., "Consistent
+Hashing with Bounded Loads", 2016): at most ceil(partitions * copies / pods) copies a pod.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from functools import lru_cache
+
+from .ring import Ring
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A pod that may hold copies, and where it stands ('' when unknown)."""
+
+    pod: str
+    name: str
+    zone: str = ""
+    node: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What a partition has now: the pods that hold it, best first, and the primary's pod, which stays where it is."""
+
+    pods: tuple[str, ...] = ()
+    primary: str | None = None
+
+
+@lru_cache(maxsize=16)
+def place(places: tuple[Place, ...], replication_factor: int, current: tuple[Holding, ...]) -> tuple[tuple[str, ...], ...]:
+    """For each partition the pods that shall hold it, the primary's first.
+
+    `current` has one item per partition. Fewer pods than `replication_factor` give as many copies as there are pods.
+    A primary that exists keeps its place; its pod may for that reason exceed the bound.
+    """
+    if not places:
+        return tuple(() for _ in current)
+    return _Placer(places, min(replication_factor, len(places)), current).run()
+
+
+class _Placer:
+    def __init__(self, places: tuple[Place, ...], copies: int, current: tuple[Holding, ...]) -> None:
+        self.places = {place.pod: place for place in places}
+        self.copies = copies
+        self.current = current
+        self.bound = -(-len(current) * copies // len(places))
+        by_name = {place.name: place.pod for place in places}
+        ring = Ring(by_name)
+        self.preference = [[by_name[name] for name in ring.walk(partition)] for partition in range(len(current))]
+        self.holds: list[list[str]] = [[] for _ in current]
+        self.load = dict.fromkeys(self.places, 0)
+
+    def run(self) -> tuple[tuple[str, ...], ...]:
+        for partition in range(len(self.current)):
+            self._keep(partition)
+        for partition in range(len(self.current)):
+            self._fill(partition)
+        self._level()
+        self._spread()
+        return self._order_primaries()
+
+    def _pinned(self, partition: int) -> str | None:
+        primary = self.current[partition].primary
+        return primary if primary in self.places else None
+
+    def _add(self, partition: int, pod: str) -> None:
+        self.holds[partition].append(pod)
+        self.load[pod] += 1
+
+    def _move(self, partition: int, old: str, new: str) -> None:
+        self.holds[partition][self.holds[partition].index(old)] = new
+        self.load[old] -= 1
+        self.load[new] += 1
+
+    def _conflicts(self, pod: str, others: list[str]) -> int:
+        """How badly a pod stands beside others: 2 for each shared node, 1 for each shared zone."""
+        here = self.places[pod]
+        return sum(
+            2 * (here.node != "" and here.node == self.places[other].node)
+            + (here.zone != "" and here.zone == self.places[other].zone)
+            for other in others
+            if other != pod
+        )
+
+    def _keep(self, partition: int) -> None:
+        holding = self.current[partition]
+        pods = [pod for pod in holding.pods if pod in self.places and pod != holding.primary]
+        first = [holding.primary] if holding.primary in self.places else []
+        for pod in [*first, *pods]:
+            if pod is not None and len(self.holds[partition]) < self.copies:
+                self._add(partition, pod)
+
+    def _fill(self, partition: int) -> None:
+        while len(self.holds[partition]) < self.copies:
+            holds = self.holds[partition]
+            order = self.preference[partition]
+            free = [pod for pod in order if pod not in holds]
+            best = min(
+                free, key=lambda pod: (self.load[pod] >= self.bound, self._conflicts(pod, holds), order.index(pod))
+            )
+            self._add(partition, best)
+
+    def _level(self) -> None:
+        """Move copies, never a primary's, from pods above the bound or far above others, until that ends."""
+        for _ in range(len(self.current) * self.copies):
+            low = min(self.load.values())
+            for donor in sorted(self.load, key=lambda pod: (-self.load[pod], self.places[pod].name)):
+                if self.load[donor] - low <= 1:
+                    return
+                if self._give_one(donor):
+                    break
+            else:
+                return
+
+    def _give_one(self, donor: str) -> bool:
+        """Move the copy that another pod takes with the fewest conflicts; False when none can go."""
+        best: tuple[tuple[int, int, int], int, str] | None = None
+        for partition, holds in enumerate(self.holds):
+            if donor not in holds or self._pinned(partition) == donor:
+                continue
+            before = self._conflicts(donor, holds)
+            for pod in self.places:
+                if pod in holds or self.load[donor] - self.load[pod] <= 1:
+                    continue
+                rest = [other for other in holds if other != donor]
+                worse = self._conflicts(pod, rest) - before
+                key = (worse, self.load[pod], self.preference[partition].index(pod))
+                if best is None or key < best[0]:
+                    best = (key, partition, pod)
+        if best is None:
+            return False
+        self._move(best[1], donor, best[2])
+        return True
+
+    def _spread(self) -> None:
+        """Exchange copies between partitions where that separates zones or nodes without changing any load."""
+        for partition, holds in enumerate(self.holds):
+            for pod in list(holds):
+                if self._pinned(partition) != pod and self._conflicts(pod, holds):
+                    self._exchange(partition, pod)
+
+    def _exchange(self, partition: int, pod: str) -> None:
+        rest = [other for other in self.holds[partition] if other != pod]
+        before = self._conflicts(pod, rest)
+        for other, holds in enumerate(self.holds):
+            if other == partition or pod in holds:
+                continue
+            for candidate in holds:
+                if candidate in self.holds[partition] or self._pinned(other) == candidate:
+                    continue
+                gain = before - self._conflicts(candidate, rest)
+                others = [item for item in holds if item != candidate]
+                loss = self._conflicts(pod, others) - self._conflicts(candidate, others)
+                if gain > loss:
+                    self._move(partition, pod, candidate)
+                    self._move(other, candidate, pod)
+                    return
+
+    def _order_primaries(self) -> tuple[tuple[str, ...], ...]:
+        """The primary first in each partition; those not pinned are balanced to within one where the copies allow."""
+        count = dict.fromkeys(self.places, 0)
+        primary: list[str] = []
+        for partition, holds in enumerate(self.holds):
+            pinned = self._pinned(partition)
+            choice = pinned or min(holds, key=lambda pod: (count[pod], self.preference[partition].index(pod)))
+            primary.append(choice)
+            count[choice] += 1
+        while self._shift_primary(primary, count):
+            pass
+        return tuple(
+            (first, *sorted((pod for pod in holds if pod != first), key=self.preference[partition].index))
+            for partition, (first, holds) in enumerate(zip(primary, self.holds, strict=True))
+        )
+
+    def _shift_primary(self, primary: list[str], count: dict[str, int]) -> bool:
+        """Pass primaries along a chain of pods from one that has two more than the last; False when none is left."""
+        for start in sorted(count, key=lambda pod: (-count[pod], self.places[pod].name)):
+            via: dict[str, tuple[str, int]] = {}
+            queue = deque([start])
+            while queue:
+                pod = queue.popleft()
+                if count[start] - count[pod] >= 2:
+                    while pod != start:
+                        previous, partition = via[pod]
+                        primary[partition] = pod
+                        count[pod] += 1
+                        count[previous] -= 1
+                        pod = previous
+                    return True
+                for partition, holds in enumerate(self.holds):
+                    if primary[partition] != pod or self._pinned(partition):
+                        continue
+                    for other in holds:
+                        if other not in via and other != start:
+                            via[other] = (pod, partition)
+                            queue.append(other)
+        return False

@@ -1,0 +1,96 @@
+"""Placement: bounded load, balance of primaries, zone spread, and little movement, as properties."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from cachecluster_core.placement import Holding, Place, place
+from cachecluster_core.ring import Ring
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytestmark = pytest.mark.t0
+
+
+def pods(count: int, zones: int = 3) -> tuple[Place, ...]:
+    return tuple(Place(f"uid-{i}", f"demo-{i}", f"z{i % zones}", f"n{i}") for i in range(count))
+
+
+def fresh(partitions: int) -> tuple[Holding, ...]:
+    return tuple(Holding() for _ in range(partitions))
+
+
+def holdings(result: tuple[tuple[str, ...], ...]) -> tuple[Holding, ...]:
+    return tuple(Holding(copies, copies[0]) for copies in result)
+
+
+def loads(result: tuple[tuple[str, ...], ...]) -> Counter[str]:
+    return Counter(pod for copies in result for pod in copies)
+
+
+sizes = st.tuples(st.integers(1, 9), st.sampled_from([1, 2, 3]), st.sampled_from([1, 2, 4, 16, 64]))
+
+
+@given(sizes)
+def test_a_fresh_cluster_is_balanced_in_copies_and_primaries(size: tuple[int, int, int]) -> None:
+    nodes, factor, partitions = size
+    result = place(pods(nodes), factor, fresh(partitions))
+    copies = min(factor, nodes)
+    assert all(len(set(item)) == len(item) == copies for item in result)
+    assert max(loads(result).values()) <= -(-partitions * copies // nodes)
+    primaries = Counter(item[0] for item in result)
+    assert max(primaries.values()) - min(primaries[p.pod] for p in pods(nodes)) <= 1
+
+
+@given(st.sampled_from([3, 6, 9]), st.sampled_from([16, 64, 128]))
+def test_copies_stand_in_different_zones_when_zones_are_even(nodes: int, partitions: int) -> None:
+    zone = {p.pod: p.zone for p in pods(nodes)}
+    for copies in place(pods(nodes), 2, fresh(partitions)):
+        assert zone[copies[0]] != zone[copies[1]]
+
+
+@given(st.integers(2, 8), st.sampled_from([16, 64]))
+def test_a_joining_pod_takes_its_share_and_nothing_else_moves(nodes: int, partitions: int) -> None:
+    before = place(pods(nodes), 2, fresh(partitions))
+    after = place(pods(nodes + 1), 2, holdings(before))
+    moved = sum(len(set(new) - set(old)) for old, new in zip(before, after, strict=True))
+    least = partitions * 2 // (nodes + 1)
+    assert moved <= least * 1.5 + 2, (moved, least)
+    counts = loads(after)
+    assert max(counts.values()) - min(counts[p.pod] for p in pods(nodes + 1)) <= 2
+
+
+@given(st.integers(3, 8), st.sampled_from([16, 64]), st.data())
+def test_a_leaving_pod_moves_its_own_copies_and_few_more_for_the_zones(nodes: int, partitions: int, data: st.DataObject) -> None:
+    before = place(pods(nodes), 2, fresh(partitions))
+    gone = data.draw(st.sampled_from(pods(nodes))).pod
+    after = place(tuple(p for p in pods(nodes) if p.pod != gone), 2, holdings(before))
+    kept = sum(len(set(old) & set(new)) for old, new in zip(before, after, strict=True))
+    own = loads(before)[gone]
+    assert kept >= partitions * 2 - 2 * own
+
+
+@given(sizes, st.randoms())
+def test_primaries_stay_and_the_result_is_stable(size: tuple[int, int, int], random: object) -> None:
+    nodes, factor, partitions = size
+    first = place(pods(nodes), factor, fresh(partitions))
+    again = place(pods(nodes), factor, holdings(first))
+    assert [item[0] for item in first] == [item[0] for item in again]
+    assert [set(item) for item in first] == [set(item) for item in again]
+
+
+def test_no_pods_hold_nothing() -> None:
+    assert place((), 2, fresh(4)) == ((), (), (), ())
+
+
+def test_the_ring_names_every_pod_once_from_each_partition() -> None:
+    ring = Ring(f"demo-{i}" for i in range(5))
+    for partition in range(32):
+        assert sorted(ring.walk(partition)) == [f"demo-{i}" for i in range(5)]
+
+
+def test_the_ring_moves_few_first_choices_when_a_pod_joins() -> None:
+    before, after = Ring(f"demo-{i}" for i in range(9)), Ring(f"demo-{i}" for i in range(10))
+    moved = sum(next(before.walk(p)) != next(after.walk(p)) for p in range(2000))
+    assert 100 <= moved <= 300
