@@ -1,0 +1,56 @@
+"""From a Pod object, as JSON, to what `operator_step` needs to know of it. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from cachecluster_core.operator_step import Pod
+
+SIDECAR = "sidecar"
+
+
+def pod_view(obj: dict[str, Any], zone: str, terminated_at: float | None) -> Pod:
+    """The pod as a value. `terminated_at` is when this operator learned that `sidecar_ended`; None: it has not."""
+    metadata, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
+    return Pod(
+        uid=metadata["uid"],
+        name=metadata["name"],
+        host=status.get("podIP") or "",
+        zone=zone,
+        node=spec.get("nodeName") or "",
+        ready=_is_ready(status),
+        terminating="deletionTimestamp" in metadata,
+        failed=status.get("phase") in ("Failed", "Succeeded"),
+        terminated_at=terminated_at,
+    )
+
+
+def sidecar_ended(obj: dict[str, Any]) -> bool:
+    """Whether the kubelet says that the sidecar of this terminating pod has ended and will not start again.
+
+    Only a container that finished *after* the deletion was requested counts: one that crashed before might be started
+    once more by a kubelet that has not heard of the deletion yet. Both times have whole seconds, so "after" must be
+    strict.
+    """
+    metadata, status = obj["metadata"], obj.get("status") or {}
+    if "deletionTimestamp" not in metadata:
+        return False
+    requested = _time(metadata["deletionTimestamp"]) - timedelta(
+        seconds=metadata.get("deletionGracePeriodSeconds") or 0
+    )
+    for container in status.get("containerStatuses") or ():
+        if container["name"] == SIDECAR:
+            terminated = (container.get("state") or {}).get("terminated") or {}
+            finished = terminated.get("finishedAt")
+            return finished is not None and _time(finished) > requested
+    return False
+
+
+def _is_ready(status: dict[str, Any]) -> bool:
+    conditions = status.get("conditions") or ()
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
