@@ -1,0 +1,77 @@
+"""Carries out what `operator_step` wants done to pods, beside the control loop, which never waits for it.
+
+The step repeats an action until its effect shows in the pods. Here each is in flight at most once and repeated at most
+once a second; a failed one is simply asked for again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+from cachecluster_core.operator_view import CreatePod, DeletePod, MarkNotReady, PodAction
+
+from .ports import PodControl
+
+logger = logging.getLogger(__name__)
+
+REPEAT_S = 1.0
+"""Shortest time between two tries of the same action."""
+ACTION_TIMEOUT_S = 10.0
+"""An action that takes longer is given up, and asked for again."""
+
+
+_Key = tuple[type, int | str]
+
+
+def _key(action: PodAction) -> _Key:
+    """What makes two actions the same; the reason's wording does not."""
+    return (type(action), action.number if isinstance(action, CreatePod) else action.uid)
+
+
+class PodActions:
+    """Runs pod actions as tasks; `on_done` is called after each, to decide again."""
+
+    def __init__(self, pods: PodControl, clock: Callable[[], float], on_done: Callable[[], None]) -> None:
+        self._pods = pods
+        self._clock = clock
+        self._on_done = on_done
+        self._running: dict[_Key, asyncio.Task[None]] = {}
+        self._ended_at: dict[_Key, float] = {}
+
+    def carry_out(self, actions: Iterable[PodAction]) -> None:
+        """Begin those that neither run now nor ended a moment ago. Returns at once."""
+        now = self._clock()
+        self._ended_at = {key: at for key, at in self._ended_at.items() if now - at < REPEAT_S}
+        for action in actions:
+            key = _key(action)
+            if key not in self._running and key not in self._ended_at:
+                self._running[key] = asyncio.create_task(self._run(key, action))
+
+    async def stop(self) -> None:
+        """Cancel what is still running."""
+        tasks = list(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, key: _Key, action: PodAction) -> None:
+        try:
+            async with asyncio.timeout(ACTION_TIMEOUT_S):
+                await self._perform(action)
+        except Exception as error:
+            logger.warning("%s failed: %r", action, error)
+        finally:
+            self._ended_at[key] = self._clock()
+            del self._running[key]
+        self._on_done()
+
+    async def _perform(self, action: PodAction) -> None:
+        match action:
+            case CreatePod(number):
+                await self._pods.create(number)
+            case DeletePod(uid, name, reason):
+                await self._pods.delete(uid, name, reason)
+            case MarkNotReady(uid, name):
+                await self._pods.mark_not_ready(uid, name)
