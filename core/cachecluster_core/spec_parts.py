@@ -1,0 +1,148 @@
+"""The objects inside `CacheCluster.spec`: placement, router, repair, fencing, resources, tolerations.
+
+Descriptions are what `kubectl explain` shows. Fields are camelCase in resources and snake_case here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic.alias_generators import to_camel
+
+from .quantity import BYTES_PATTERN, CPU_PATTERN, parse_bytes, parse_cpu
+
+
+class Part(BaseModel):
+    """Base of everything in a resource: frozen, camelCase outside, unknown fields dropped as the API server does."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
+
+
+def _quantity(pattern: str) -> dict[str, Any]:
+    return {"anyOf": [{"type": "integer"}, {"type": "string"}], "pattern": pattern, "x-kubernetes-int-or-string": True}
+
+
+def _checked_bytes(value: int | str) -> int | str:
+    parse_bytes(value)
+    return value
+
+
+def _checked_cpu(value: int | str) -> int | str:
+    parse_cpu(value)
+    return value
+
+
+Bytes = Annotated[int | str, AfterValidator(_checked_bytes), WithJsonSchema(_quantity(BYTES_PATTERN))]
+Cpu = Annotated[int | str, AfterValidator(_checked_cpu), WithJsonSchema(_quantity(CPU_PATTERN))]
+
+LABEL_VALUE = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
+LabelValue = Annotated[str, Field(max_length=63, pattern=LABEL_VALUE)]
+
+
+class Router(Part):
+    """The processes in every pod that serve clients."""
+
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=16,
+        description="Router processes in each pod; each uses at most one CPU. Part of the pod's template.",
+    )
+    max_clients: int = Field(
+        default=10000,
+        ge=1,
+        le=1_000_000,
+        description="Client connections that each router process accepts. Applied live; the memory limit of the"
+        " sidecar follows in new pods.",
+    )
+
+
+class Repair(Part):
+    """How missing copies are made again."""
+
+    delay_seconds: int = Field(
+        default=30,
+        ge=0,
+        le=3600,
+        description="Seconds that a partition may have fewer than replicationFactor copies before another one is"
+        " filled, so that a pod that only restarts finds its place free.",
+    )
+    max_concurrent_syncs: int = Field(
+        default=4, ge=1, le=64, description="Copies of the whole cluster that may be filled at the same time."
+    )
+
+
+class Fencing(Part):
+    """What counts as proof that a lost primary no longer serves."""
+
+    trust_connection_refused: bool = Field(
+        default=True,
+        description="Take it as proof when both ports of that very pod refuse connections: a dead pod is replaced"
+        " within a second instead of after the wait of 3.8 seconds. Turn it off where something between pods refuses"
+        " connections on behalf of living ones.",
+    )
+
+
+Spreading = Literal["prefer", "require"]
+
+
+class Placement(Part):
+    """Where pods, and with them the copies of a partition, are put."""
+
+    zones: Spreading = Field(
+        default="prefer",
+        description="Spread pods over zones (topology.kubernetes.io/zone): prefer, or require and leave a pod pending"
+        " where that is impossible. Copies of a partition are kept in different zones while there are enough.",
+    )
+    nodes: Spreading = Field(
+        default="prefer",
+        description="Keep pods on different nodes (kubernetes.io/hostname): prefer, or require and leave a pod pending"
+        " where that is impossible.",
+    )
+
+
+class ResourceList(Part):
+    """Amounts of CPU and memory."""
+
+    cpu: Cpu | None = Field(default=None, description="CPUs, such as 500m or 2.")
+    memory: Bytes | None = Field(default=None, description="Memory, such as 512Mi.")
+
+
+class ContainerResources(Part):
+    """Requests and limits of one container; what is left out is derived."""
+
+    requests: ResourceList = Field(default_factory=ResourceList, description="What the pod is scheduled by.")
+    limits: ResourceList = Field(
+        default_factory=ResourceList,
+        description="What the container may use at most. A CPU limit is not recommended: throttling ends the authority"
+        " of a pod to serve.",
+    )
+
+
+class Resources(Part):
+    """Overrides of what is derived from memory, partitions, replicationFactor and router."""
+
+    redis: ContainerResources = Field(
+        default_factory=ContainerResources,
+        description="The container of the engine. Its memory limit can only be raised above what is derived.",
+    )
+    sidecar: ContainerResources = Field(
+        default_factory=ContainerResources, description="The container of agent and routers."
+    )
+
+
+class Toleration(Part):
+    """A toleration as in a pod's spec."""
+
+    key: str | None = Field(
+        default=None, max_length=316, description="The taint's key; empty with operator Exists is every taint."
+    )
+    operator: Literal["Exists", "Equal"] | None = Field(default=None, description="Equal (the default) or Exists.")
+    value: str | None = Field(default=None, max_length=63, description="The taint's value; only with operator Equal.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        default=None, description="The taint's effect; empty is every effect."
+    )
+    toleration_seconds: int | None = Field(
+        default=None, ge=0, description="Seconds to stay on a node with that taint; only with effect NoExecute."
+    )
