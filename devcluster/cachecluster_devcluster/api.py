@@ -1,12 +1,11 @@
 """Small questions to the API server of a development cluster over one client certificate, without kubectl."""
 
-
 import http.client
 import json
 import ssl
 import time
-from datetime import datetime
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 

@@ -1,7 +1,7 @@
 """The Go programs that the development cluster runs, each built once a machine and kept under a key of its source.
 
-Kubernetes with etcd is one binary (`kube`, ten minutes on two cores), CoreDNS and helm one each. Their versions stand in
-the go.mod files of the modules next to this package; nothing here names one.
+Kubernetes with etcd is one binary (`kube`, ten minutes on two cores), CoreDNS and helm one each. Their versions stand
+in the go.mod files of the modules next to this package; nothing here names one.
 """
 
 import logging
@@ -113,7 +113,9 @@ def go_command() -> str:
 
 
 def _is_new_enough(go: str) -> bool:
-    answer = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, env={**os.environ, "GOTOOLCHAIN": "local"})
+    answer = subprocess.run(
+        [go, "env", "GOVERSION"], capture_output=True, text=True, env={**os.environ, "GOTOOLCHAIN": "local"}
+    )
     version = re.match(r"go(\d+)\.(\d+)", answer.stdout)
     return version is not None and (int(version.group(1)), int(version.group(2))) >= GO_MINIMUM
 

@@ -15,7 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 VALID = datetime.timedelta(days=30)
-API_NAMES = ("localhost", *(f"kubernetes{tail}" for tail in ("", ".default", ".default.svc", ".default.svc.cluster.local")))
+API_NAMES = (
+    "localhost",
+    *(f"kubernetes{tail}" for tail in ("", ".default", ".default.svc", ".default.svc.cluster.local")),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """One machine of the development cluster (the hub or a node): a process tree in its own namespaces.
 
-Nothing of it has a name on the host: no /run/netns, mounts, links or firewall rules. Its first process is a small program
-that waits; when that is killed, the kernel kills everything in the machine and its mounts and network vanish, which is
-both a tear-down that cannot be left half done and an honest power failure.
+Nothing of it has a name on the host: no /run/netns, mounts, links or firewall rules. Its first process is a small
+program that waits; when that is killed, the kernel kills everything in the machine and its mounts and network vanish,
+which is both a tear-down that cannot be left half done and an honest power failure.
 """
 
 import os
@@ -17,8 +17,9 @@ from cachecluster_devcluster.processes import Ledger, ProcessError, child
 SETUP_SECONDS = 10.0
 STOP_SECONDS = 15.0
 
-# Order matters: `make-rshared` earlier would carry the unmount of /run/cg over to /sys/fs/cgroup. The sysctls are of the
-# whole host and the kubelet would write them; a file that already holds the wanted value is left alone by it.
+# Order matters: `make-rshared` earlier would carry the unmount of /run/cg over to /sys/fs/cgroup. The sysctls are of
+# the whole host and the kubelet would write them; a file that already holds the wanted value is left alone by it.
+# READY is the number of an open pipe; dash cannot name a descriptor of two digits, hence the way over /proc.
 _SETUP = r"""set -e
 hostname "$NAME"
 ip link set lo up
@@ -34,7 +35,7 @@ for setting in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/p
 done
 [ ! -e "$FOLDER/resolv.conf" ] || mount --bind "$FOLDER/resolv.conf" /etc/resolv.conf
 mount --make-rshared /
-echo ready >&"$READY"; eval "exec $READY>&-"; exec "$PAUSE"
+echo ready >"/proc/self/fd/$READY"; exec "$PAUSE"
 """
 _UNSHARE = ["unshare", "-m", "-p", "-u", "-i", "-n", "--fork", "--kill-child=KILL", "--mount-proc"]
 
@@ -136,5 +137,7 @@ def run(argv: Sequence[str], input_text: str | None = None) -> str:
         argv, input=input_text, stdin=subprocess.DEVNULL if input_text is None else None, capture_output=True, text=True
     )
     if done.returncode != 0:
-        raise ProcessError(f"{' '.join(argv)} ended with {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
+        raise ProcessError(
+            f"{' '.join(argv)} ended with {done.returncode}: {done.stderr.strip() or done.stdout.strip()}"
+        )
     return done.stdout

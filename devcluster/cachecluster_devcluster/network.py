@@ -53,7 +53,7 @@ def pod_network(node: str) -> str:
 
 
 def plug_script(node: str) -> str:
-    """For the hub: a new cable; its far end `<node>p` is still in the hub. The old cable of a killed node goes first."""
+    """For the hub: a new cable with its far end `<node>p` still in the hub; the cable of a killed node goes first."""
     return f"""
     ip link del {node} 2>/dev/null || true
     ip link add {node} type veth peer name {node}p
