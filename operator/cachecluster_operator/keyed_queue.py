@@ -100,9 +100,10 @@ class KeyedQueue(Generic[Key]):
             failures = self._failures[key] = self._failures.get(key, 0) + 1
             delay_s = min(self._first_retry_s * 2 ** min(failures - 1, 20), self._max_retry_s)
             # The first lines of a story are enough; the rest would only repeat it.
+            trace = failures == 1 and not isinstance(error, self._expected)
             log.warning(
                 "%s of %s failed (%d in a row), again in %.1f s: %s",
-                self._name, key, failures, delay_s, error, exc_info=failures == 1 and not isinstance(error, self._expected),
+                self._name, key, failures, delay_s, error, exc_info=trace,
             )  # fmt: skip
         else:
             self._failures.pop(key, None)

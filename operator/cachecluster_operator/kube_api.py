@@ -95,7 +95,8 @@ class HttpKubeApi:
         write_timeout_s: float = 6.0,
     ) -> None:
         self._configuration = configuration
-        self._client = kubernetes_client.ApiClient(configuration=configuration)
+        # The client's own type hints cover only a part of it.
+        self._client: Any = kubernetes_client.ApiClient(configuration=configuration)
         self._read_timeout_s = read_timeout_s
         self._write_timeout_s = write_timeout_s
 
@@ -174,7 +175,7 @@ class HttpKubeApi:
         return _answer(response.status, payload, f"{method} {path}")
 
     async def _authorization(self) -> dict[str, str]:
-        settings = await self._configuration.auth_settings()
+        settings: dict[str, Any] = dict(await self._configuration.auth_settings())
         return {setting["key"]: setting["value"] for setting in settings.values() if setting["in"] == "header"}
 
 

@@ -6,9 +6,13 @@ One configuration serves both clients, kubernetes.aio's and kopf's.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import kopf
-from kubernetes.aio import client, config
+from kubernetes.aio import client
+from kubernetes.aio import config as untyped_config
+
+config: Any = untyped_config
 
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 

@@ -6,15 +6,14 @@ The memory is fed by whoever watches pods (`seen`, `gone`) and corrected by quor
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable
 
-from cachecluster_core.operator_step import Pod
+from cachecluster_core.operator_view import Pod
 
 from .cluster_key import ClusterKey
 from .kube_api import Conflict, Json, KubeApi, NotFound
-from .pod_view import pod_view, sidecar_ended
+from .pod_view import pod_view
 from .resources import POD
 from .zones import Zones
 
@@ -39,7 +38,6 @@ class KubePods:
         build: Callable[[int], Json],
         on_change: Callable[[], None],
         selector: str,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
         self._key = key
@@ -48,16 +46,12 @@ class KubePods:
         self._build = build
         self._on_change = on_change
         self._selector = selector
-        self._clock = clock
         self._objects: dict[str, Json] = {}
-        self._ended_at: dict[str, float] = {}
         self._deleted: deque[str] = deque(maxlen=DELETED_UIDS)
 
     def pods(self) -> tuple[Pod, ...]:
         """See `PodControl.pods`; by name."""
-        views = (
-            pod_view(obj, self._zones.of(_node(obj)), self._ended_at.get(uid)) for uid, obj in self._objects.items()
-        )
+        views = (pod_view(obj, self._zones.of(_node(obj))) for obj in self._objects.values())
         return tuple(sorted(views, key=lambda pod: (len(pod.name), pod.name)))
 
     def objects(self) -> tuple[Json, ...]:
@@ -73,8 +67,6 @@ class KubePods:
         if known is not None and _version(obj) <= _version(known):
             return
         self._objects[uid] = obj
-        if uid not in self._ended_at and sidecar_ended(obj):
-            self._ended_at[uid] = self._clock()
         if _node(obj):
             self._zones.want(_node(obj), self._on_change)
         self._on_change()
@@ -82,7 +74,6 @@ class KubePods:
     def gone(self, uid: str) -> None:
         """A pod object was deleted."""
         self._deleted.append(uid)
-        self._ended_at.pop(uid, None)
         if self._objects.pop(uid, None) is not None:
             self._on_change()
 

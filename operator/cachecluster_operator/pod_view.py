@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from cachecluster_core.operator_step import Pod
+from cachecluster_core.operator_view import Pod
 
 SIDECAR = "sidecar"
 
 
-def pod_view(obj: dict[str, Any], zone: str, terminated_at: float | None) -> Pod:
-    """The pod as a value. `terminated_at` is when this operator learned that `sidecar_ended`; None: it has not."""
+def pod_view(obj: dict[str, Any], zone: str) -> Pod:
+    """The pod as a value; `zone` is its node's."""
     metadata, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
     return Pod(
         uid=metadata["uid"],
@@ -22,7 +22,7 @@ def pod_view(obj: dict[str, Any], zone: str, terminated_at: float | None) -> Pod
         ready=_is_ready(status),
         terminating="deletionTimestamp" in metadata,
         failed=status.get("phase") in ("Failed", "Succeeded"),
-        terminated_at=terminated_at,
+        terminated=sidecar_ended(obj),
     )
 
 
