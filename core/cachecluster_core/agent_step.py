@@ -122,7 +122,13 @@ class _CopyStep:
         """The copy holds a history of the partition; False makes it a *new* copy (A4)."""
         copy = self.copy
         has_history = copy.source is None or copy.link_up or copy.has_stream
-        return copy.process is Process.UP and self.adopted and self.marks.rank_term > 0 and not copy.syncing and has_history
+        return (
+            copy.process is Process.UP
+            and self.adopted
+            and self.marks.rank_term > 0
+            and not copy.syncing
+            and has_history
+        )
 
     def decide(self) -> None:
         """Fill `new_marks`, `gate_change` and `command`."""
@@ -131,6 +137,9 @@ class _CopyStep:
         assert self.entry.epoch >= self.marks.seen_epoch, "acted below the floor"
         self.new_marks = replace(self.marks, seen_epoch=self.entry.epoch)
         self._recognise_process()
+        if self.new_marks.run_id == self.copy.run_id != "" and self.identity in self.entry.isr:
+            # The map's word that the primary of this term had this copy in sync, even if its link was never seen up here.
+            self.new_marks = replace(self.new_marks, rank_term=max(self.new_marks.rank_term, self.entry.term))
         if self._may_open(self.entry):
             self._open(self.entry)
         else:
@@ -171,9 +180,7 @@ class _CopyStep:
         deadline = max(gate.deadline_ns, _deadline_ns(self.view))
         required = self._required(entry)
         unchanged = required == self.marks.required and gate.gate_epoch != SHUT
-        self.new_marks = replace(
-            self.new_marks, rank_term=entry.term, required=required, required_epoch=entry.epoch
-        )
+        self.new_marks = replace(self.new_marks, rank_term=entry.term, required=required, required_epoch=entry.epoch)
         if unchanged and gate.gate_epoch == entry.epoch and gate.deadline_ns == deadline:
             return
         assert gate.gate_epoch <= entry.epoch, "a gate was open above the map"
@@ -286,7 +293,9 @@ class _CopyStep:
         """What `view` says: of the marks only what is already in the pod table."""
         copy, marks, gate = self.copy, self.marks, self.gate
         open_now = gate.gate_epoch != SHUT and self.view.now_ns < gate.deadline_ns
-        electing = self.entry is not None and self.entry.state is State.ELECTING and self.entry.epoch == marks.seen_epoch
+        electing = (
+            self.entry is not None and self.entry.state is State.ELECTING and self.entry.epoch == marks.seen_epoch
+        )
         sealed = electing and self.shut and copy.source == NOWHERE and self.intact and not copy.busy
         confirmed = open_now and gate.confirmed and marks.required_epoch == gate.gate_epoch
         return CopyReport(

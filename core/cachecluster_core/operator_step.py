@@ -1,144 +1,249 @@
 """`operator_step`: what the operator does next about one cluster. Pure, level-triggered, callable at any moment.
 
-Implements O1-O5 and O7-O9 of docs/protocol.md for `durability: async`. The shell around it (the control loop) keeps
-the observations, calls this, writes the new map by compare-and-swap, and hands pod actions and events on.
+Implements O1-O5 and O7-O9 (docs/protocol.md) for `durability: async`. The shell around it (the control loop) keeps the
+observations, calls `remember` and then this, writes the new map by compare-and-swap, and hands pod actions and events
+on. All that a pass decides about all partitions goes into one write.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections import defaultdict
+from dataclasses import replace
 
-from .hashring import HashRing, Settings
-from .report import Report
+from . import election, rebuild
+from .hashring import Entry, HashRing, Member, State
+from .operator_view import (
+    CreatePod,
+    DeletePod,
+    Event,
+    MarkNotReady,
+    Memory,
+    OperatorDecision,
+    OperatorView,
+    Pod,
+    PodAction,
+    PodView,
+    Suspicion,
+    Timing,
+)
+from .pod_plan import plan_pods
+from .repair import complete, repair, short_partitions, targets
 
-
-@dataclass(frozen=True, slots=True)
-class Pod:
-    """A pod object as the API server shows it. `host` is '' until it has an IP; `terminated_at` is when the kubelet
-    saw the sidecar of a *terminating* pod end for good (seconds, operator's clock at the time it learned that)."""
-
-    uid: str
-    name: str
-    host: str = ""
-    zone: str = ""
-    node: str = ""
-    ready: bool = False
-    terminating: bool = False
-    failed: bool = False
-    terminated_at: float | None = None
-
-
-class Suspicion(StrEnum):
-    """What the operator may believe about a pod that has stopped reporting."""
-
-    NONE = "none"
-    """It reports."""
-    UNKNOWN = "unknown"
-    """It never reported in this operator's life, for less than the grace at start."""
-    SUSPECTED = "suspected"
-    """Its stream was reset, or three reports are missing; nobody has confirmed that yet."""
-    CONFIRMED = "confirmed"
-    """... and a reporting peer got no answer of its gates, or the answer that they have no authority."""
-
-
-@dataclass(frozen=True, slots=True)
-class PodView:
-    """What the control loop knows of one pod's agent. Times are seconds of the operator's monotonic clock.
-
-    `report` is the latest one; `reported_at` when it came (None: never in this operator's life). `refused_at` is when
-    a probe *began* that found both 7379 and 7380 of that very pod refusing connections. `unreachable_since` is when
-    reports stopped (or when this operator began to wait for the first one).
-    """
-
-    report: Report | None = None
-    reported_at: float | None = None
-    suspicion: Suspicion = Suspicion.UNKNOWN
-    refused_at: float | None = None
-    unreachable_since: float | None = None
+__all__ = [
+    "CreatePod",
+    "DeletePod",
+    "Event",
+    "MarkNotReady",
+    "Memory",
+    "OperatorDecision",
+    "OperatorView",
+    "Pod",
+    "PodAction",
+    "PodView",
+    "Suspicion",
+    "Timing",
+    "operator_step",
+    "remember",
+]
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Seconds, unless the name says otherwise; the defaults are those of docs/protocol.md."""
-
-    seal_wait: float = 0.5
-    wait_margin: float = 0.5
-    clock_rate: float = 1.1
-    repair_delay: float = 30.0
-    max_concurrent_syncs: int = 4
-    max_syncs_per_pod: int = 2
-
-
-@dataclass(frozen=True, slots=True)
-class OperatorView:
-    """Everything the operator knows of one cluster. `now` is monotonic, `wall` seconds since 1970 (for people only).
-
-    `pods` are the pod objects that exist; `agents` is by pod UID and may hold pods whose object is gone. `seen_at[p]`
-    is when this operator first knew the current entry of partition p: after its own successful write, or when it
-    first read it. `map_known` is False while the map could not be read: then nothing is decided. `map` is None when
-    the API server said that there is none.
-    """
-
-    name: str
-    nodes: int
-    partitions: int
-    settings: Settings
-    now: float
-    wall: float
-    map: HashRing | None
-    map_known: bool = True
-    pods: tuple[Pod, ...] = ()
-    agents: Mapping[str, PodView] = field(default_factory=dict)
-    seen_at: Mapping[int, float] = field(default_factory=dict)
-    timing: Timing = field(default_factory=Timing)
-    trust_connection_refused: bool = True
+def remember(view: OperatorView) -> Memory:
+    """The memory for this view: what still is so keeps its time, what has just begun gets `now`, the rest goes."""
+    if view.map is None:
+        return Memory()
+    old, now = view.memory, view.now
+    ungated: dict[int, float] = {}
+    lagging = {}
+    for partition, facts in enumerate(_facts(view, view.map)):
+        primary = facts.entry.primary
+        if primary is None:
+            continue
+        if not election.has_open_gate(facts, primary):
+            ungated[partition] = old.ungated.get(partition, now)
+        report = facts.copy(primary.pod)
+        for copy in report.lagging if report is not None else ():
+            lagging[partition, copy] = old.lagging.get((partition, copy), now)
+    short = {partition: old.short.get(partition, now) for partition in short_partitions(view)}
+    return Memory(ungated, lagging, short)
 
 
-@dataclass(frozen=True, slots=True)
-class CreatePod:
-    """Make the pod `<cluster>-<number>`."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class DeletePod:
-    """Delete this pod, with its UID as precondition."""
-
-    uid: str
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class MarkNotReady:
-    """Set the Ready condition of a lost node's pod False, so that Services forget it at once (O9)."""
-
-    uid: str
-    name: str
+def operator_step(view: OperatorView) -> OperatorDecision:
+    """The next map, pod actions and events."""
+    if not view.map_known:
+        return OperatorDecision(waiting_for=("the API server to answer for the map",), wake_after=0.5)
+    actions = plan_pods(view)
+    if view.map is None:
+        return _make_map(view, actions)
+    decided, wakes = _decide_entries(view, view.map)
+    entries = repair(view, decided)
+    _check_changes(view.map.entries, entries)
+    ring = replace(view.map, members=_members(view, entries), entries=entries, settings=view.settings)
+    ring.check()
+    return OperatorDecision(
+        map=ring if ring != view.map else None,
+        pod_actions=actions,
+        events=_events(view.map.entries, entries),
+        wake_after=_wake_after(view, entries, wakes),
+        waiting_for=_waiting_for(view, entries),
+    )
 
 
-PodAction = CreatePod | DeletePod | MarkNotReady
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something to tell people: an Event on the CacheCluster. `reason` is CamelCase."""
-
-    reason: str
-    note: str
-    warning: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class OperatorDecision:
-    """`map` is the whole new map to write under the version of the one decided on, None for no change. `events` hold
-    only if that write succeeds. `wake_after` is in how many seconds to decide again even when nothing happens."""
-
-    map: HashRing | None = None
-    pod_actions: tuple[PodAction, ...] = ()
+def _make_map(view: OperatorView, actions: tuple[PodAction, ...]) -> OperatorDecision:
+    """Bootstrap, or O8: never before every existing pod has told what it has seen."""
+    missing = rebuild.waiting_for(view)
+    if missing:
+        waiting = tuple(f"{name} to tell which map it has seen" for name in missing)
+        return OperatorDecision(pod_actions=actions, waiting_for=waiting, wake_after=0.5)
+    entries = rebuild.rebuilt_entries(view)
+    ring = HashRing(view.name, _members(view, entries), entries, view.settings)
+    ring.check()
+    was_there = [entry for entry in entries if entry.state is not State.VACANT]
     events: tuple[Event, ...] = ()
-    wake_after: float | None = None
-    waiting_for: tuple[str, ...] = ()
+    if was_there:
+        note = f"The map was gone; rebuilt {len(was_there)} partitions above the epochs that the pods have seen"
+        events = (Event("MapRebuilt", note, warning=True),)
+    return OperatorDecision(map=ring, pod_actions=actions, events=events)
+
+
+def _facts(view: OperatorView, ring: HashRing) -> list[election.Facts]:
+    pods = {pod.uid: pod for pod in view.pods}
+    return [election.Facts(view, partition, entry, pods) for partition, entry in enumerate(ring.entries)]
+
+
+def _decide_entries(view: OperatorView, ring: HashRing) -> tuple[tuple[Entry, ...], list[float]]:
+    wanted = targets(view, ring.entries)
+    entries: list[Entry] = []
+    wakes: list[float] = []
+    for facts in _facts(view, ring):
+        first_choice = wanted[facts.partition][0] if wanted[facts.partition] else ""
+        entries.append(_next_entry(facts, first_choice))
+        wakes += facts.wakes
+    return tuple(entries), wakes
+
+
+def _next_entry(facts: election.Facts, first_choice: str) -> Entry:
+    """At most one change of one entry."""
+    rebuilt = rebuild.rebuilt_entry(facts.view, facts.partition)
+    if rebuilt is not None:
+        return rebuilt
+    match facts.entry.state:
+        case State.VACANT | State.LOST:
+            return election.begun(facts, first_choice) or facts.entry
+        case State.ELECTING:
+            return election.promoted(facts, first_choice) or election.lost(facts) or facts.entry
+        case State.STABLE:
+            reason = election.elect_reason(facts)
+            return election.electing(facts, reason) if reason is not None else _next_members(facts)
+        case State.MOVING:
+            return facts.entry
+
+
+def _next_members(facts: election.Facts) -> Entry:
+    """In-sync members that leave or join; those that leave become learners when their pod is well."""
+    entry = facts.entry
+    leaving = dict(election.left(facts))
+    if leaving:
+        learners = {*entry.learners, *(copy.pod for copy in leaving if facts.usable(copy.pod))}
+        return entry.changed(
+            isr=tuple(copy for copy in entry.isr if copy not in leaving),
+            learners=tuple(sorted(learners)),
+            reason="; ".join(leaving.values()),
+            since=facts.view.wall,
+        )
+    joining = election.joined(facts)
+    if joining:
+        pods = {copy.pod for copy in joining}
+        return entry.changed(
+            isr=tuple(sorted((*entry.isr, *joining))),
+            learners=tuple(pod for pod in entry.learners if pod not in pods),
+            reason="a replica is in sync",
+            since=facts.view.wall,
+        )
+    return entry
+
+
+def _check_changes(old: tuple[Entry, ...], new: tuple[Entry, ...]) -> None:
+    """What no pass may ever do, whatever it was told (I3, I4)."""
+    for before, after in zip(old, new, strict=True):
+        role = (after.state, after.primary, after.isr, after.successor)
+        if role != (before.state, before.primary, before.isr, before.successor):
+            assert after.epoch > before.epoch, (before, after)
+        if after.primary is not None and after.primary != before.primary:
+            fresh = before.state in (State.VACANT, State.LOST) and after.primary.pod in before.learners
+            assert fresh or (before.state is State.ELECTING and after.primary in before.isr), (before, after)
+        rebuilt = after.epoch > before.epoch + 1
+        assert rebuilt or not (before.state is State.STABLE and after.state in (State.VACANT, State.LOST)), (
+            before,
+            after,
+        )
+
+
+def _members(view: OperatorView, entries: tuple[Entry, ...]) -> tuple[tuple[str, Member], ...]:
+    """Pods with an address, and those gone whose copies the entries still name."""
+    members: dict[str, Member] = {}
+    named = {pod for entry in entries for pod in entry.pods()} | {e.former.pod for e in entries if e.former}
+    if view.map is not None:
+        members = {uid: member for uid, member in view.map.members if uid in named}
+    for pod in view.pods:
+        if pod.host and not pod.failed:
+            members[pod.uid] = Member(pod.name, pod.host, pod.zone, pod.node)
+    return tuple(sorted(members.items()))
+
+
+def _events(old: tuple[Entry, ...], new: tuple[Entry, ...]) -> tuple[Event, ...]:
+    """One event for all partitions that changed in the same way for the same reason."""
+    groups: dict[tuple[str, str, bool], list[int]] = defaultdict(list)
+    for partition, (before, after) in enumerate(zip(old, new, strict=True)):
+        if before.epoch == after.epoch:
+            continue
+        if after.state is State.ELECTING:
+            groups["ElectionStarted", after.reason, True].append(partition)
+        elif after.state is State.LOST:
+            groups["DataLost", after.reason, True].append(partition)
+        elif before.state is State.ELECTING:
+            groups["PrimaryElected", after.reason, False].append(partition)
+        elif before.state in (State.VACANT, State.LOST):
+            groups["PartitionStarted", after.reason, False].append(partition)
+        elif len(after.isr) < len(before.isr):
+            groups["ReplicaLeft", after.reason, False].append(partition)
+        elif len(after.isr) > len(before.isr):
+            groups["ReplicaJoined", after.reason, False].append(partition)
+    return tuple(
+        Event(name, f"{_partitions(partitions)}: {reason}", warning)
+        for (name, reason, warning), partitions in groups.items()
+    )
+
+
+def _partitions(numbers: list[int]) -> str:
+    if len(numbers) == 1:
+        return f"Partition {numbers[0]}"
+    shown = ", ".join(map(str, numbers[:16])) + (", ..." if len(numbers) > 16 else "")
+    return f"{len(numbers)} partitions ({shown})"
+
+
+def _wake_after(view: OperatorView, entries: tuple[Entry, ...], wakes: list[float]) -> float | None:
+    """The next time at which waiting alone can change a decision; a second while anything is unfinished."""
+    whole = complete(view) and all(entry.state is State.STABLE and not entry.learners for entry in entries)
+    waits = [*wakes, *([] if whole else [1.0])]
+    return max(0.01, min(waits)) if waits else None
+
+
+def _waiting_for(view: OperatorView, entries: tuple[Entry, ...]) -> tuple[str, ...]:
+    """What keeps the cluster from being whole, for status."""
+    texts = []
+    for pod in view.pods:
+        if not pod.host:
+            texts.append(f"{pod.name} to be scheduled and get an address")
+        elif not view.agents.get(pod.uid, PodView()).reporting and not pod.terminating:
+            texts.append(f"{pod.name} to report")
+    if len([p for p in view.pods if not p.terminating]) < view.nodes:
+        texts.append("pods to be created")
+    states: dict[str, list[int]] = defaultdict(list)
+    for partition, entry in enumerate(entries):
+        if entry.state is not State.STABLE:
+            states[entry.state].append(partition)
+        elif entry.learners:
+            states["syncing"].append(partition)
+    for state, numbers in states.items():
+        texts.append(f"{_partitions(numbers)} {'to sync a replica' if state == 'syncing' else f'in state {state}'}")
+    return tuple(texts)

@@ -93,7 +93,9 @@ class Report:
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The reverse of `to_json`. ValueError when malformed."""
         try:
-            values = {f.name: data[f.name] for f in fields(cls) if f.name in data and f.name not in ("copies", "entries")}
+            values = {
+                f.name: data[f.name] for f in fields(cls) if f.name in data and f.name not in ("copies", "entries")
+            }
             return cls(
                 **values,
                 copies={int(partition): _copy_from_json(copy) for partition, copy in data["copies"].items()},

@@ -1,0 +1,303 @@
+"""How one partition's entry changes when its primary, its copies or its gate fail: rules O1-O5 for one entry. Pure.
+
+Every function answers with the next entry and the reason, or with nothing; none looks at more than one partition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from .hashring import CopyId, Entry, State
+from .operator_view import OperatorView, Pod, PodView, Suspicion
+from .report import CopyReport, Process
+
+NO_AGENT = PodView()
+
+
+@dataclass(slots=True)
+class Facts:
+    """One partition's entry together with all that is known about it; `wakes` collects when to look again."""
+
+    view: OperatorView
+    partition: int
+    entry: Entry
+    pods: dict[str, Pod]
+    wakes: list[float] = field(default_factory=list)
+
+    def agent(self, pod: str) -> PodView:
+        """What is known of a pod's agent; nothing is a value too."""
+        return self.view.agents.get(pod, NO_AGENT)
+
+    def copy(self, pod: str) -> CopyReport | None:
+        """The latest report about this partition's copy on a pod, while the pod reports."""
+        agent = self.agent(pod)
+        if not agent.reporting or agent.report is None:
+            return None
+        return agent.report.copies.get(self.partition)
+
+    def since_entry(self) -> float:
+        """Seconds since this operator knew the entry; 0 when it was never told."""
+        return self.view.now - self.view.seen_at.get(self.partition, self.view.now)
+
+    def passed(self, since: float | None, seconds: float) -> bool:
+        """Whether so many seconds have passed since then; when not, the step is to be woken at that time."""
+        if since is None:
+            return False
+        left = since + seconds - self.view.now
+        if left > 0:
+            self.wakes.append(left)
+        return left <= 0
+
+    def entry_older_than(self, seconds: float) -> bool:
+        """Whether this operator has known the entry for so long."""
+        return self.passed(self.view.seen_at.get(self.partition, self.view.now), seconds)
+
+    def usable(self, pod: str) -> bool:
+        """A pod that exists, is not ending, and reports."""
+        known = self.pods.get(pod)
+        return known is not None and not known.terminating and not known.failed and self.agent(pod).reporting
+
+    def ending(self, pod: str) -> bool:
+        """A pod that is being deleted, by its object or by its agent's own word; an object that is gone proves nothing."""
+        known, report = self.pods.get(pod), self.agent(pod).report
+        return (known is not None and known.terminating) or (report is not None and report.draining)
+
+    @property
+    def silence_after(self) -> float:
+        """Seconds after which no agent can act on an older map: D * 1.1 + 0.5 s."""
+        timing = self.view.timing
+        ring = self.view.map
+        authority = max(self.view.settings.authority_s, ring.settings.authority_s if ring else 0.0)
+        return authority * timing.clock_rate + timing.wait_margin
+
+    @property
+    def lost_after(self) -> float:
+        """Seconds after which an unreachable copy no longer counts as one that may come back (O4)."""
+        timing = self.view.timing
+        return self.view.settings.lost_after_s * timing.clock_rate + timing.wait_margin
+
+
+def is_dead(facts: Facts, copy: CopyId) -> bool:
+    """Its own agent says so: no such process, another one, or one that is new (A4). Silence proves nothing.
+
+    Only a report made at or above the entry's epoch counts: an older one may describe the time before the copy joined.
+    """
+    report = facts.copy(copy.pod)
+    if report is None:
+        return False
+    if report.epoch < facts.entry.epoch:
+        return False
+    if report.process in (Process.DEAD, Process.ABSENT, Process.STARTING):
+        return True
+    if report.run_id not in ("", copy.run_id):
+        return True
+    return report.process is Process.UP and not report.intact and copy != facts.entry.primary
+
+
+def can_lead(facts: Facts, copy: CopyId) -> bool:
+    """Its agent reports now that exactly this copy answers and holds the partition's history."""
+    report = facts.copy(copy.pod)
+    return report is not None and report.run_id == copy.run_id and report.process is Process.UP and report.intact
+
+
+def has_open_gate(facts: Facts, primary: CopyId) -> bool:
+    """Evidence that the primary serves: its agent reports the gate open and redis answering."""
+    report = facts.copy(primary.pod)
+    silent = report is not None and report.process is Process.SILENT
+    return report is not None and report.gate_epoch != 0 and report.run_id == primary.run_id and not silent
+
+
+def elect_reason(facts: Facts) -> str | None:
+    """Why a Stable entry must become Electing now, None when it must not (O1)."""
+    entry = facts.entry
+    primary = entry.primary
+    assert primary is not None
+    others = [copy for copy in entry.isr if copy != primary]
+    name = _name(facts, primary.pod)
+    trouble = _trouble(facts, primary, name)
+    if trouble is None:
+        return None
+    if any(can_lead(facts, copy) and not facts.ending(copy.pod) for copy in others):
+        return trouble
+    if facts.ending(primary.pod) and has_open_gate(facts, primary):
+        return None
+    if all(is_dead(facts, copy) for copy in entry.isr):
+        return trouble
+    since = facts.view.memory.ungated.get(facts.partition)
+    return trouble if facts.passed(since, facts.view.timing.repair_delay) else None
+
+
+def _trouble(facts: Facts, primary: CopyId, name: str) -> str | None:
+    """What is wrong with a primary, whether or not anything can be done about it."""
+    if is_dead(facts, primary):
+        return f"the redis process on {name} ended"
+    if facts.agent(primary.pod).suspicion is Suspicion.CONFIRMED:
+        return f"{name} does not answer"
+    if facts.ending(primary.pod):
+        return f"{name} is being deleted"
+    since = facts.view.memory.ungated.get(facts.partition)
+    authority = facts.view.settings.authority_s * facts.view.timing.clock_rate
+    if facts.agent(primary.pod).reporting and facts.passed(since, authority):
+        return f"{name} cannot open the gate or its redis is silent"
+    return None
+
+
+def _name(facts: Facts, pod: str) -> str:
+    known = facts.pods.get(pod)
+    member = facts.view.map.member(pod) if facts.view.map else None
+    return known.name if known else member.name if member else pod
+
+
+def electing(facts: Facts, reason: str) -> Entry:
+    """The Electing entry that follows a Stable one."""
+    return facts.entry.changed(
+        state=State.ELECTING, primary=None, former=facts.entry.primary, reason=reason, since=facts.view.wall
+    )
+
+
+def is_silent(facts: Facts) -> bool:
+    """No gate below this Electing entry can be open any more (O3)."""
+    former = facts.entry.former
+    if former is not None:
+        agent = facts.agent(former.pod)
+        report = facts.copy(former.pod)
+        if report is not None and report.shut_epoch >= facts.entry.epoch:
+            return True
+        seen_at = facts.view.seen_at.get(facts.partition)
+        refused = agent.refused_at is not None and seen_at is not None and agent.refused_at > seen_at
+        if facts.view.trust_connection_refused and refused:
+            return True
+        if _terminated(facts, former.pod):
+            return True
+    return facts.entry_older_than(facts.silence_after)
+
+
+def _terminated(facts: Facts, pod: str) -> bool:
+    known = facts.pods.get(pod)
+    return facts.agent(pod).terminated or (known is not None and known.terminated)
+
+
+def sealed(facts: Facts) -> list[tuple[CopyId, CopyReport]]:
+    """The in-sync copies that are sealed at exactly this entry, by their agents' reports."""
+    found = []
+    for copy in facts.entry.isr:
+        report = facts.copy(copy.pod)
+        if (
+            report is not None
+            and report.sealed_epoch == facts.entry.epoch
+            and report.run_id == copy.run_id
+            and report.intact
+        ):
+            found.append((copy, report))
+    return found
+
+
+def promoted(facts: Facts, first_choice: str) -> Entry | None:
+    """The Stable entry that ends an election, None while it cannot end (O2, O3).
+
+    Of the sealed copies the one with the highest rank leads; of equal ranks one on a pod that is not ending, then the
+    one that the placement prefers.
+    """
+    candidates = sealed(facts)
+    missing = [
+        copy
+        for copy in facts.entry.isr
+        if copy not in {c for c, _ in candidates} and facts.agent(copy.pod).reporting and not is_dead(facts, copy)
+    ]
+    if not candidates or (missing and not facts.entry_older_than(facts.view.timing.seal_wait)):
+        return None
+    if not is_silent(facts):
+        return None
+    staying = [item for item in candidates if not facts.ending(item[0].pod)] or candidates
+    best, report = max(staying, key=lambda item: (item[1].term, item[1].offset, item[0].pod == first_choice, item[0]))
+    isr = tuple(sorted(copy for copy, _ in candidates))
+    assert best in facts.entry.isr and report.sealed_epoch == facts.entry.epoch, "promoted outside the sealed set"
+    left = {copy.pod for copy in facts.entry.isr} - {copy.pod for copy in isr}
+    learners = set(facts.entry.learners) | {pod for pod in left if facts.usable(pod)}
+    return facts.entry.changed(
+        state=State.STABLE,
+        primary=best,
+        former=None,
+        isr=isr,
+        learners=tuple(sorted(learners)),
+        term=facts.entry.epoch + 1,
+        reason=f"{_name(facts, best.pod)} was elected: {facts.entry.reason}",
+        since=facts.view.wall,
+    )
+
+
+def lost(facts: Facts) -> Entry | None:
+    """The Lost entry, when no in-sync copy can come back (O4)."""
+    for copy in facts.entry.isr:
+        unreachable = not facts.agent(copy.pod).reporting
+        if is_dead(facts, copy) or (unreachable and _terminated(facts, copy.pod)):
+            continue
+        if unreachable and facts.entry_older_than(facts.lost_after):
+            continue
+        return None
+    if not is_silent(facts) and not all(is_dead(facts, copy) for copy in facts.entry.isr):
+        return None
+    left = {copy.pod for copy in facts.entry.isr} | set(facts.entry.learners)
+    return facts.entry.changed(
+        state=State.LOST,
+        former=None,
+        isr=(),
+        learners=tuple(sorted(pod for pod in left if facts.usable(pod))),
+        reason=f"no in-sync copy is left: {facts.entry.reason}",
+        since=facts.view.wall,
+    )
+
+
+def begun(facts: Facts, first_choice: str) -> Entry | None:
+    """The Stable entry that begins the life of a Vacant or Lost partition: a fresh, empty copy serves.
+
+    The placement's first choice leads; another learner does when that one is not ready within a second.
+    """
+    ready: dict[str, str] = {}
+    for pod in facts.entry.learners:
+        report = facts.copy(pod)
+        if (
+            report is not None
+            and report.process is Process.UP
+            and report.run_id
+            and report.epoch >= facts.entry.epoch
+            and report.born_epoch >= facts.entry.epoch
+            and facts.usable(pod)
+        ):
+            ready[pod] = report.run_id
+    if not ready or (first_choice not in ready and not facts.entry_older_than(1.0)):
+        return None
+    pod = first_choice if first_choice in ready else min(ready)
+    primary = CopyId(pod, ready[pod])
+    return facts.entry.changed(
+        state=State.STABLE,
+        primary=primary,
+        isr=(primary,),
+        learners=tuple(other for other in facts.entry.learners if other != pod),
+        term=facts.entry.epoch + 1,
+        reason=f"{_name(facts, pod)} begins to serve, empty",
+        since=facts.view.wall,
+    )
+
+
+def left(facts: Facts) -> Iterator[tuple[CopyId, str]]:
+    """In-sync members, never the primary, that leave at once: dead, or lagging for longer than the grace (O5)."""
+    for copy in facts.entry.isr:
+        if copy == facts.entry.primary:
+            continue
+        if is_dead(facts, copy):
+            yield copy, f"the replica on {_name(facts, copy.pod)} ended or began anew"
+        elif facts.passed(facts.view.memory.lagging.get((facts.partition, copy)), facts.view.timing.lag_grace):
+            yield copy, f"the replica on {_name(facts, copy.pod)} is not in sync"
+
+
+def joined(facts: Facts) -> list[CopyId]:
+    """Learners that the primary requires, by a report made at exactly this entry's epoch (O5, A7)."""
+    primary = facts.entry.primary
+    report = facts.copy(primary.pod) if primary is not None else None
+    if primary is None or report is None or report.run_id != primary.run_id:
+        return []
+    if not report.epoch == report.required_epoch == report.gate_epoch == facts.entry.epoch:
+        return []
+    return [copy for copy in report.required if copy not in facts.entry.isr and copy.pod in facts.entry.learners]

@@ -1,0 +1,86 @@
+"""A map that is missing, or below what agents have seen: how it is made, and made anew (O8). Pure."""
+
+from __future__ import annotations
+
+from .hashring import CopyId, Entry, State
+from .operator_view import OperatorView, PodView
+from .report import Process
+
+
+def waiting_for(view: OperatorView) -> tuple[str, ...]:
+    """Names of existing pods that must still tell what they have seen, or stay silent for lostAfter * 1.1 + 0.5 s.
+
+    While the map is missing, a report made when its agent still acted on the old one does not count: it comes without
+    the entries that the agent took.
+    """
+    patience = view.settings.lost_after_s * view.timing.clock_rate + view.timing.wait_margin
+    missing = []
+    for pod in view.pods:
+        agent = view.agents.get(pod.uid, PodView())
+        told = agent.reporting and agent.report is not None and (view.map is not None or agent.report.version == "")
+        silent = agent.unreachable_since is not None and view.now - agent.unreachable_since >= patience
+        never_started = not pod.host and not agent.reporting
+        if not (told or silent or never_started or pod.failed):
+            missing.append(pod.name)
+    return tuple(sorted(missing))
+
+
+def rebuilt_entries(view: OperatorView) -> tuple[Entry, ...]:
+    """Entries for a map that is missing: above everything that any agent has seen; Vacant only what none ever has."""
+    return tuple(rebuilt_entry(view, partition) or Entry(since=view.wall) for partition in range(view.partitions))
+
+
+def rebuilt_entry(view: OperatorView, partition: int) -> Entry | None:
+    """The entry that must replace what the map says of a partition, None when no agent has seen more than it says."""
+    current = view.map.entries[partition] if view.map else None
+    floor, best = _highest_seen(view, partition)
+    if floor == 0 or (current is not None and (current.epoch >= floor or waiting_for(view))):
+        return None
+    intact = _intact_copies(view, partition)
+    if best is not None and best.epoch == floor:
+        if best.state in (State.VACANT, State.LOST):
+            return Entry(floor + 1, best.state, learners=best.learners, reason="the map was rebuilt", since=view.wall)
+        isr, former = best.isr, best.primary or best.former
+    elif intact:
+        isr, former = intact, None
+    else:
+        return Entry(floor + 1, State.LOST, reason="the map was rebuilt; no copy is left", since=view.wall)
+    entry = Entry(
+        epoch=floor + 1,
+        state=State.ELECTING,
+        isr=isr,
+        former=former,
+        term=0 if best is None else best.term,
+        learners=() if best is None else tuple(pod for pod in best.learners if pod not in {c.pod for c in isr}),
+        reason="the map was rebuilt from what the agents know",
+        since=view.wall,
+    )
+    entry.check()
+    return entry
+
+
+def _highest_seen(view: OperatorView, partition: int) -> tuple[int, Entry | None]:
+    """The highest epoch that any agent reports, and the highest entry one of them took."""
+    floor, best = 0, None
+    existing = {pod.uid for pod in view.pods}
+    for uid, agent in view.agents.items():
+        if agent.report is None or uid not in existing:
+            continue
+        copy = agent.report.copies.get(partition)
+        entry = agent.report.entries.get(partition)
+        if copy is not None:
+            floor = max(floor, copy.epoch)
+        if entry is not None:
+            floor = max(floor, entry.epoch)
+            if best is None or entry.epoch > best.epoch:
+                best = entry
+    return floor, best
+
+
+def _intact_copies(view: OperatorView, partition: int) -> tuple[CopyId, ...]:
+    found = []
+    for uid, agent in view.agents.items():
+        copy = agent.report.copies.get(partition) if agent.report is not None and agent.reporting else None
+        if copy is not None and copy.process is Process.UP and copy.intact:
+            found.append(CopyId(uid, copy.run_id))
+    return tuple(sorted(found))

@@ -1,0 +1,139 @@
+"""Which pods hold learners: first placement, repair of missing copies, and moves for balance (O5). Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from .hashring import Entry, State
+from .operator_view import OperatorView, Pod, PodView, Suspicion
+from .placement import Holding, Place, place
+
+EMPTY = (State.VACANT, State.LOST)
+
+
+def holding_pods(view: OperatorView) -> tuple[Pod, ...]:
+    """Pods that count as places of copies: existing, not ending, reporting or silent for less than the repair delay."""
+    return tuple(pod for pod in view.pods if pod.host and not pod.terminating and not pod.failed and _counts(view, pod))
+
+
+def _counts(view: OperatorView, pod: Pod) -> bool:
+    agent = view.agents.get(pod.uid, PodView())
+    if agent.reporting:
+        return True
+    if agent.report is None and agent.suspicion is Suspicion.UNKNOWN:
+        return False
+    since = agent.unreachable_since
+    return since is not None and view.now - since < view.timing.repair_delay
+
+
+def targets(view: OperatorView, entries: tuple[Entry, ...]) -> tuple[tuple[str, ...], ...]:
+    """Where the copies of each partition belong: pods, the preferred primary first."""
+    places = tuple(
+        Place(pod.uid, pod.name, pod.zone, pod.node) for pod in sorted(holding_pods(view), key=lambda p: p.uid)
+    )
+    return place(places, view.settings.replication_factor, tuple(_holding(entry) for entry in entries))
+
+
+def _holding(entry: Entry) -> Holding:
+    in_sync = sorted(copy.pod for copy in entry.isr if copy != entry.primary)
+    primary = entry.primary.pod if entry.primary else None
+    return Holding((*((primary,) if primary else ()), *in_sync, *entry.learners), primary)
+
+
+def complete(view: OperatorView) -> bool:
+    """All pods that the spec asks for are there and report."""
+    reporting = [pod for pod in holding_pods(view) if view.agents.get(pod.uid, PodView()).reporting]
+    return len(reporting) >= view.nodes
+
+
+def repair(view: OperatorView, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+    """The same entries with learners added and surplus copies dropped, within the limits of concurrent syncs."""
+    wanted = targets(view, entries)
+    whole = complete(view)
+    result = list(entries)
+    syncs = _Syncs(view, entries)
+    for partition, entry in enumerate(entries):
+        if entry.state in EMPTY:
+            if whole or _waited(view, view.seen_at.get(partition)) or entry.state is State.LOST:
+                result[partition] = _first_learners(view, entry, wanted[partition])
+        elif entry.state is State.STABLE:
+            result[partition] = _repair_one(view, partition, entry, wanted[partition], whole, syncs)
+    return tuple(result)
+
+
+def _waited(view: OperatorView, since: float | None) -> bool:
+    return since is not None and view.now - since >= view.timing.repair_delay
+
+
+def _first_learners(view: OperatorView, entry: Entry, wanted: tuple[str, ...]) -> Entry:
+    """Learners of a partition without data: those chosen stay while they can, so that they are not chosen anew."""
+    present = {pod.uid for pod in holding_pods(view)}
+    if entry.learners and set(entry.learners) <= present and len(entry.learners) >= len(wanted):
+        return entry
+    return replace(entry, learners=tuple(sorted(wanted)))
+
+
+class _Syncs:
+    """Counts full syncs that may be under way: learners of serving partitions on pods that report."""
+
+    def __init__(self, view: OperatorView, entries: tuple[Entry, ...]) -> None:
+        self.timing = view.timing
+        alive = {uid for uid, agent in view.agents.items() if agent.reporting}
+        learners = [pod for entry in entries if entry.state is State.STABLE for pod in entry.learners if pod in alive]
+        self.by_pod = Counter(learners)
+        self.total = len(learners)
+
+    def start(self, pod: str) -> bool:
+        """Take one more sync to this pod if the limits allow it."""
+        if self.total >= self.timing.max_concurrent_syncs or self.by_pod[pod] >= self.timing.max_syncs_per_pod:
+            return False
+        self.total += 1
+        self.by_pod[pod] += 1
+        return True
+
+
+def _repair_one(
+    view: OperatorView, partition: int, entry: Entry, wanted: tuple[str, ...], whole: bool, syncs: _Syncs
+) -> Entry:
+    """One change at most: first what is gone, then what is missing, then what is too much."""
+    present = {pod.uid for pod in holding_pods(view)}
+    factor = view.settings.replication_factor
+    gone = [pod for pod in entry.learners if pod not in present]
+    if gone:
+        return replace(entry, learners=tuple(pod for pod in entry.learners if pod not in gone))
+    have = entry.pods()
+    missing = [pod for pod in wanted if pod not in have]
+    short = len(have & present) < min(factor, len(present))
+    if missing and (whole or (short and _waited(view, view.memory.short.get(partition)))):
+        reporting = [pod for pod in missing if view.agents.get(pod, PodView()).reporting]
+        for pod in reporting:
+            if syncs.start(pod):
+                return replace(entry, learners=tuple(sorted((*entry.learners, pod))))
+    return _drop_surplus(view, entry, wanted)
+
+
+def _drop_surplus(view: OperatorView, entry: Entry, wanted: tuple[str, ...]) -> Entry:
+    """Drop a copy that is no longer wanted once all wanted ones are in sync; never the primary."""
+    in_sync = {copy.pod for copy in entry.isr}
+    if not wanted or not set(wanted) <= in_sync:
+        return entry
+    learners = tuple(pod for pod in entry.learners if pod in wanted)
+    if learners != entry.learners:
+        return replace(entry, learners=learners)
+    surplus = [copy for copy in entry.isr if copy.pod not in wanted and copy != entry.primary]
+    if not surplus:
+        return entry
+    isr = tuple(copy for copy in entry.isr if copy != surplus[0])
+    return entry.changed(isr=isr, reason="a copy moved to its place on the ring", since=view.wall)
+
+
+def short_partitions(view: OperatorView) -> frozenset[int]:
+    """Partitions that have fewer copies on existing pods than asked for."""
+    if view.map is None:
+        return frozenset()
+    present = {pod.uid for pod in holding_pods(view)}
+    factor = view.settings.replication_factor
+    return frozenset(
+        partition for partition, entry in enumerate(view.map.entries) if len(entry.pods() & present) < factor
+    )
