@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import aiohttp
+
 from cachecluster_core.report import Report
 
 from .suspicion import AgentTrack, Probed

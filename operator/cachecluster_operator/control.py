@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import aiohttp
+
 from cachecluster_core.hashring import HashRing, State
 from cachecluster_core.operator_step import operator_step
 from cachecluster_core.operator_view import Event, OperatorDecision, OperatorView, Pod, Suspicion
@@ -41,7 +42,7 @@ REFRESH_S = 0.5
 
 
 class ControlLoop:
-    """Runs one cluster. All methods but `run` only note things down and wake the loop; call them from its event loop."""
+    """Runs one cluster. All methods but `run` only note things down and wake the loop; call from its own thread."""
 
     def __init__(
         self,

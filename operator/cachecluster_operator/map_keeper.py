@@ -23,7 +23,7 @@ RETRY_S = 0.2
 
 
 class MapKeeper:
-    """Keeps `map`, `known` (False: decide nothing) and `seen_at` (partition -> clock time its entry was first known)."""
+    """Keeps `map`, `known` (False: decide nothing) and `seen_at` (partition -> time its entry was first known)."""
 
     def __init__(self, store: MapStore, clock: Callable[[], float], on_change: Callable[[], None]) -> None:
         self._store = store

@@ -1,4 +1,4 @@
-"""Looking into suspicions: probes of a suspect by this operator and, through their streams, by reporting peers (O1, O3).
+"""Looking into suspicions: probes of a suspect by this operator and, through their streams, by peers (O1, O3).
 
 One task per suspect, for as long as it is one. What a probe means is `suspicion`'s.
 """

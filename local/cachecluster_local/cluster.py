@@ -1,0 +1,178 @@
+"""A whole CacheCluster on loopback: the operator's control loop, the map in memory, and nodes made of processes.
+
+Nothing here decides anything about the cluster; it composes what the operator and the sidecar are made of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from typing import Any
+
+from cachecluster_core.hashring import State
+from cachecluster_operator.control import ControlLoop
+from cachecluster_operator.snapshot import ClusterSnapshot, Desired
+
+from . import state_file
+from .api import LocalApi
+from .map_store import MemoryMapStore
+from .plan import AGENT_PORT, NAMESPACE, Plan
+from .pods import LocalPods, new_secrets
+from .processes import kill_under
+from .state_file import NodePids
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 0.5
+"""How often the known processes are checked for life."""
+SCAN_S = 2.0
+"""... and all processes are looked for even when nothing seems to have changed."""
+
+
+class LocalCluster:
+    """Runs one plan: `async with LocalCluster(plan, desired) as cluster`, then `await cluster.wait_ready()`.
+
+    Leaving the block stops everything. `state` is what the state file says.
+    """
+
+    def __init__(self, plan: Plan, desired: Desired) -> None:
+        self.plan = plan
+        self._desired = desired
+        self.store = MemoryMapStore(NAMESPACE)
+        self.snapshot: ClusterSnapshot | None = None
+        self.state: dict[str, Any] = {}
+        self._api = LocalApi(self.store, plan.first_address)
+        self._ready = asyncio.Event()
+        self._touched = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._guard: asyncio.subprocess.Process | None = None
+        self._pods: LocalPods
+        self._loop: ControlLoop
+
+    async def __aenter__(self) -> LocalCluster:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stop()
+
+    async def wait_ready(self) -> None:
+        """Until every node is Ready, every partition is served with all its copies, and the state file says so."""
+        ready = asyncio.create_task(self._ready.wait())
+        done, _ = await asyncio.wait([ready, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+        if ready not in done:
+            ready.cancel()
+            self.check()
+
+    def check(self) -> None:
+        """Raises what has ended one of the cluster's own tasks, if anything has."""
+        for task in self._tasks:
+            if task.done() and not task.cancelled():
+                task.result()
+                raise RuntimeError(f"{task.get_name()} ended")
+
+    async def run(self) -> None:
+        """Until cancelled, or until one of the cluster's own tasks fails: then raises why."""
+        await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        self.check()
+
+    async def _start(self) -> None:
+        plan = self.plan
+        await asyncio.to_thread(kill_under, plan.state_dir)
+        self._guard = await self._start_guard()
+        await self._api.start()
+        secrets = new_secrets()
+        self._pods = LocalPods(plan, self._api.url, secrets, self._on_pods)
+        self._loop = ControlLoop(
+            name=plan.name,
+            store=self.store,
+            pods=self._pods,
+            agent_port=AGENT_PORT,
+            cluster_port=plan.cluster_port,
+            token=secrets["peer-token"],
+            on_change=self._on_snapshot,
+        )
+        self._loop.desire(self._desired)
+        self._tasks = [
+            asyncio.create_task(self._loop.run(), name="control loop"),
+            asyncio.create_task(self._keep_state(), name="state file"),
+        ]
+
+    async def _start_guard(self) -> asyncio.subprocess.Process:
+        what = "remove" if self.plan.remove_state_dir else "keep"
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "cachecluster_local.guard",
+            str(self.plan.state_dir),
+            what,
+            cwd="/",
+            stdin=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    async def _stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if hasattr(self, "_pods"):
+            await self._pods.stop()
+        await self._api.stop()
+        if self._guard is not None and self._guard.stdin is not None:
+            self._guard.stdin.close()
+            await self._guard.wait()
+        if self.plan.state_file is not None:
+            self.plan.state_file.unlink(missing_ok=True)
+
+    # -- what changes --------------------------------------------------------------------------------------------------
+
+    def _on_pods(self) -> None:
+        self._loop.pods_changed()
+        self._touched.set()
+
+    def _on_snapshot(self, snapshot: ClusterSnapshot) -> None:
+        for event in snapshot.events:
+            logger.log(logging.WARNING if event.warning else logging.INFO, "%s: %s", event.reason, event.note)
+        if snapshot.waiting_for and (self.snapshot is None or snapshot.waiting_for != self.snapshot.waiting_for):
+            logger.info("waiting for %s", "; ".join(snapshot.waiting_for))
+        self.snapshot = snapshot
+        self._touched.set()
+
+    async def _keep_state(self) -> None:
+        """Keep the state file current, from the moment the cluster is ready for the first time."""
+        known: list[NodePids] = []
+        loop = asyncio.get_running_loop()
+        scan_at = loop.time()
+        while True:
+            if self._touched.is_set() or loop.time() >= scan_at or not all(pids.all_alive() for pids in known):
+                self._touched.clear()
+                found = await asyncio.to_thread(state_file.find_pids, self._pods.nodes, self.plan.state_dir)
+                known, scan_at = [pids for _, pids in found], loop.time() + SCAN_S
+                self._take_state(state_file.describe(self.plan, self._api.url, found))
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await self._touched.wait()
+            except TimeoutError:
+                continue
+
+    def _take_state(self, state: dict[str, Any]) -> None:
+        changed, self.state = state != self.state, state
+        ready = self._ready.is_set() or (self.snapshot is not None and _is_ready(self.snapshot))
+        if ready and self.plan.state_file is not None and (changed or not self._ready.is_set()):
+            state_file.write(self.plan.state_file, state)
+        if ready:
+            self._ready.set()
+
+
+def _is_ready(snapshot: ClusterSnapshot) -> bool:
+    """All nodes are Ready, every partition is served and has all its copies."""
+    desired, ring = snapshot.desired, snapshot.map
+    if ring is None or len(snapshot.pods) < desired.nodes or not all(pod.ready for pod in snapshot.pods):
+        return False
+    copies = desired.settings.replication_factor
+    return all(entry.state is State.STABLE and len(entry.isr) >= copies for entry in ring.entries)

