@@ -1,7 +1,7 @@
 """One node of a local cluster, standing in for a pod: an s6 scan directory for the engines, and an agent.
 
-Each of the two "containers" comes back a second after it died, as kubelet and s6 bring them back in a pod. When s6-svscan
-dies its engines are ended with it, as a container's processes end with its first.
+Each of the two "containers" comes back a second after it died, as kubelet and s6 bring them back in a pod. When
+s6-svscan dies its engines are ended with it, as a container's processes end with its first.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def processes_under(directory: Path) -> list[Process]:
     found = []
     for pid in sorted(int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()):
         try:
-            cwd = os.readlink(f"/proc/{pid}/cwd").removesuffix(" (deleted)")
+            cwd = str(Path(f"/proc/{pid}/cwd").readlink()).removesuffix(" (deleted)")
             if f"{cwd}/".startswith(prefix):
                 found.append(_describe(pid, cwd))
         except (OSError, ValueError):

@@ -32,9 +32,7 @@ class NodePids:
 def find_pids(nodes: Iterable[Node], state_dir: Path) -> list[tuple[Node, NodePids]]:
     """Look for the processes of all nodes. Children that an engine forks for a full sync are not counted."""
     running = processes_under(state_dir)
-    return [
-        (node, _pids_of(node, [it for it in running if node.directory in (it.cwd, *it.cwd.parents)])) for node in nodes
-    ]
+    return [(node, _pids_of(node, [it for it in running if it.cwd.is_relative_to(node.directory)])) for node in nodes]
 
 
 def _pids_of(node: Node, running: list[Process]) -> NodePids:

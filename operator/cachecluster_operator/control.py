@@ -15,8 +15,8 @@ from dataclasses import replace
 import aiohttp
 
 from cachecluster_core.hashring import HashRing, State
-from cachecluster_core.operator_step import operator_step
-from cachecluster_core.operator_view import Event, OperatorDecision, OperatorView, Pod, Suspicion
+from cachecluster_core.operator_step import operator_step, remember
+from cachecluster_core.operator_view import Event, Memory, OperatorDecision, OperatorView, Pod, Suspicion
 from cachecluster_core.report import CopyReport, Report
 
 from .agent_stream import AgentStream
@@ -71,6 +71,7 @@ class ControlLoop:
         self._streams: dict[str, tuple[AgentStream, asyncio.Task[None]]] = {}
         self._suspicions: dict[str, Suspicion] = {}
         self._awake = asyncio.Event()
+        self._memory = Memory()
         self._dirty = True
         self._decide_at = 0.0
         self._published_at = 0.0
@@ -196,9 +197,10 @@ class ControlLoop:
         self._dirty = False
         view = self._view(desired)
         try:
-            decision = self._step(view)
+            self._memory = remember(view)
+            decision = self._step(replace(view, memory=self._memory))
         except Exception:
-            logger.exception("%s: operator_step failed on %r", self.name, view)
+            logger.exception("%s: operator_step failed", self.name)
             self._step_errors += 1
             self._decide_at = self._clock() + STEP_ERROR_PAUSE_S
             return
@@ -237,6 +239,7 @@ class ControlLoop:
             agents={uid: track.view(now, kubelet_confirms=uid in alone) for uid, track in self._tracks.items()},
             seen_at=self._keeper.seen_at,
             timing=desired.timing,
+            memory=self._memory,
             trust_connection_refused=desired.trust_connection_refused,
         )
 
@@ -260,6 +263,7 @@ class ControlLoop:
             self._drop(uid)
         for pod in pods.values():
             self._ensure_stream(session, pod)
+            self._tracks[pod.uid].terminated |= pod.terminated
 
     def _named_pods(self) -> frozenset[str]:
         ring = self._keeper.map
@@ -336,6 +340,8 @@ def _essence(report: Report, settled: bool) -> tuple[object, ...]:
     """What decisions depend on. In a settled cluster that leaves out all figures that grow by themselves."""
     copies: Iterable[tuple[int, CopyReport]] = sorted(report.copies.items())
     if settled:
-        copies = [(p, replace(copy, offset=0, used_memory=0, keys=0)) for p, copy in copies]
+        copies = [
+            (p, replace(copy, offset=0, used_memory=0, keys=0, silent_s=copy.silent_s // 1)) for p, copy in copies
+        ]
     rest = (report.incarnation, report.version, report.authority_s > 0, report.routers, report.draining)
     return (rest, tuple(copies), report.entries)

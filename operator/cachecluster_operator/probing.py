@@ -54,8 +54,8 @@ class ProbeWorld(Protocol):
 
 async def probe_ports(host: str, cluster_port: int, agent_port: int, timeout_s: float = BUDGET_S) -> Probed:
     """Connect to both ports of a pod, as this process. The gates are not asked."""
-    answers = await asyncio.gather(*(_knock(host, port, timeout_s) for port in (cluster_port, agent_port)))
-    return Probed(*answers)
+    cluster, agent = await asyncio.gather(*(_knock(host, port, timeout_s) for port in (cluster_port, agent_port)))
+    return Probed(cluster, agent)
 
 
 async def _knock(host: str, port: int, timeout_s: float) -> Answer:

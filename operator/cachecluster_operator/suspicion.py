@@ -78,7 +78,8 @@ class Probed:
 
 @dataclass(slots=True)
 class AgentTrack:
-    """What is known of one pod's agent. `since` is when this operator began to wait for it."""
+    """What is known of one pod's agent. `since` is when this operator began to wait for it. `terminated` is the
+    kubelet's word that the sidecar ended for good, kept when the pod object is gone."""
 
     uid: str
     host: str
@@ -89,6 +90,7 @@ class AgentTrack:
     reset: bool = False
     verdict: Verdict = Verdict.NONE
     refused_at: float | None = None
+    terminated: bool = False
 
     def take_report(self, report: Report, now: float) -> None:
         """The agent is there: whatever was suspected before is over. Evidence of silence in the past stays."""
@@ -132,4 +134,5 @@ class AgentTrack:
             suspicion=suspicion,
             refused_at=self.refused_at,
             unreachable_since=(self.since if self.reported_at is None else self.reported_at) if silent else None,
+            terminated=self.terminated,
         )
