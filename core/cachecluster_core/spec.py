@@ -14,11 +14,11 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationError, WithJso
 
 from . import engine_config
 from .hashring import Settings
-from .operator_step import Timing
+from .operator_view import Timing
 from .pod_resources import ContainerAmounts, pod_resources, resource_problems
 from .quantity import format_bytes, parse_bytes
 from .sizing import MIN_SHARE, SYNCS_PER_POD, Sizing, copies_per_node, size_copies
-from .spec_parts import Bytes, Fencing, LabelValue, Part, Placement, Repair, Resources, Router, Toleration
+from .spec_parts import Bytes, Fencing, LabelValue, Part, Placement, Repair, Resources, Router, Toleration, rule, rules
 
 RESERVED_LABELS = ("app.kubernetes.io/", "cachecluster.io/")
 RESERVED_ANNOTATIONS = ("cachecluster.io/",)
@@ -37,26 +37,13 @@ Eviction = Literal[
 PartitionCount = Literal[1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
 
 
-def rule(expression: str, message: str, field: str = "") -> dict[str, Any]:
-    """A CEL rule of the CRD. `field` (such as `.nodes`) is what the message is about, below where the rule stands.
-
-    Messages are static: one that is put together by CEL exceeds the API server's cost budget.
-    """
-    return {"rule": expression, "message": message} | ({"fieldPath": field} if field else {})
-
-
-def _rules(*rules: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"x-kubernetes-validations": list(rules), **more}
-
-
-def _key_rules(reserved: tuple[str, ...], what: str) -> dict[str, Any]:
-    free = " && ".join(f"!key.startsWith('{prefix}')" for prefix in reserved)
-    shape = r"key.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$')"
-    return _rules(
-        rule(f"self.all(key, {free})", f"{what}: keys below {' and '.join(reserved)} are the operator's"),
-        rule(f"self.all(key, {shape})", f"{what}: a key must be a name such as team or example.com/team"),
-        maxProperties=MAX_LABELS,
-    )
+def _key_rules(what: str, reserved: tuple[str, ...] = ()) -> dict[str, Any]:
+    shape = r"key.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$')"
+    checks = [rule(f"self.all(key, {shape})", f"{what}: a key must be a name such as team or example.com/team")]
+    if reserved:
+        free = " && ".join(f"!key.startsWith('{prefix}')" for prefix in reserved)
+        checks.append(rule(f"self.all(key, {free})", f"{what}: keys below {' and '.join(reserved)} are the operator's"))
+    return rules(*checks, maxProperties=MAX_LABELS)
 
 
 def _checked_engine_config(values: dict[str, engine_config.Value]) -> dict[str, engine_config.Value]:
@@ -78,8 +65,8 @@ SPEC_RULES = (
     rule("self.nodes >= self.replicationFactor", "spec.nodes must be at least spec.replicationFactor", ".nodes"),
     rule("self.nodes <= self.partitions", "spec.nodes must be at most spec.partitions", ".nodes"),
     rule(
-        "!quantity(string(self.memory)).isLessThan(quantity(string("
-        f"(self.partitions * self.replicationFactor + self.nodes - 1) / self.nodes * {MIN_SHARE})))",
+        "!quantity(string(self.memory)).isInteger() || quantity(string(self.memory)).asInteger() >="
+        f" (self.partitions * self.replicationFactor + self.nodes - 1) / self.nodes * {MIN_SHARE}",
         f"spec.memory is too small: it must leave {format_bytes(MIN_SHARE)} for each copy on a node, of which there are"
         " partitions * replicationFactor / nodes",
         ".memory",
@@ -90,7 +77,7 @@ SPEC_RULES = (
 class CacheClusterSpec(Part):
     """A cache that any Redis client can use: partitioned over nodes, replicated, repaired by itself."""
 
-    model_config = ConfigDict(json_schema_extra=_rules(*SPEC_RULES))
+    model_config = ConfigDict(json_schema_extra=rules(*SPEC_RULES))
 
     nodes: int = Field(
         ge=1,
@@ -113,7 +100,7 @@ class CacheClusterSpec(Part):
         default=16,
         description="Fixed ranges of slots that are placed and moved as a whole; each copy of one is a process. A power"
         " of two up to 512, and the most nodes that the cluster can ever have. Immutable.",
-        json_schema_extra=_rules(rule("self == oldSelf", "spec.partitions is immutable: make a new cluster instead")),
+        json_schema_extra=rules(rule("self == oldSelf", "spec.partitions is immutable: make a new cluster instead")),
     )
     durability: Literal["async"] = Field(
         default="async",
@@ -126,7 +113,7 @@ class CacheClusterSpec(Part):
     engine: Literal["valkey", "redis"] = Field(
         default="valkey",
         description="The server that holds the data. It may change from redis to valkey, never back.",
-        json_schema_extra=_rules(
+        json_schema_extra=rules(
             rule("self == oldSelf || oldSelf == 'redis'", "spec.engine may change from redis to valkey, never back")
         ),
     )
@@ -161,7 +148,7 @@ class CacheClusterSpec(Part):
     node_selector: dict[str, LabelValue] = Field(
         default_factory=dict,
         description="Labels that a node must have to be given a pod.",
-        json_schema_extra={"maxProperties": MAX_LABELS},
+        json_schema_extra=_key_rules("spec.nodeSelector"),
     )
     tolerations: tuple[Toleration, ...] = Field(
         default=(), max_length=32, description="Taints of nodes that pods put up with."
@@ -175,12 +162,12 @@ class CacheClusterSpec(Part):
     pod_labels: dict[str, LabelValue] = Field(
         default_factory=dict,
         description="Labels that pods get beside the operator's own.",
-        json_schema_extra=_key_rules(RESERVED_LABELS, "spec.podLabels"),
+        json_schema_extra=_key_rules("spec.podLabels", RESERVED_LABELS),
     )
     pod_annotations: dict[str, str] = Field(
         default_factory=dict,
         description="Annotations that pods get beside the operator's own.",
-        json_schema_extra=_key_rules(RESERVED_ANNOTATIONS, "spec.podAnnotations"),
+        json_schema_extra=_key_rules("spec.podAnnotations", RESERVED_ANNOTATIONS),
     )
 
     @property

@@ -19,8 +19,23 @@ class Part(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
 
 
+def rule(expression: str, message: str, field: str = "") -> dict[str, Any]:
+    """A CEL rule of the CRD. `field` (such as `.nodes`) is what the message is about, below where the rule stands.
+
+    Messages are static: one that is put together by CEL exceeds the API server's cost budget.
+    """
+    return {"rule": expression, "message": message} | ({"fieldPath": field} if field else {})
+
+
+def rules(*each: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """CEL rules, and other keywords, as an extra of a field's or model's schema."""
+    return {"x-kubernetes-validations": list(each), **more}
+
+
 def _quantity(pattern: str) -> dict[str, Any]:
-    return {"anyOf": [{"type": "integer"}, {"type": "string"}], "pattern": pattern, "x-kubernetes-int-or-string": True}
+    """A number or text; the length is bounded because CEL rules are charged by the longest possible text."""
+    kind = {"anyOf": [{"type": "integer"}, {"type": "string"}], "x-kubernetes-int-or-string": True}
+    return {**kind, "pattern": pattern, "maxLength": 32}
 
 
 def _checked_bytes(value: int | str) -> int | str:
@@ -132,8 +147,26 @@ class Resources(Part):
     )
 
 
+TOLERATION_RULES = (
+    rule(
+        "has(self.key) && self.key != '' || has(self.operator) && self.operator == 'Exists'",
+        "spec.tolerations: operator must be Exists where key is empty",
+    ),
+    rule(
+        "!(has(self.operator) && self.operator == 'Exists' && has(self.value) && self.value != '')",
+        "spec.tolerations: value must be empty with operator Exists",
+    ),
+    rule(
+        "!has(self.tolerationSeconds) || has(self.effect) && self.effect == 'NoExecute'",
+        "spec.tolerations: effect must be NoExecute where tolerationSeconds is set",
+    ),
+)
+
+
 class Toleration(Part):
     """A toleration as in a pod's spec."""
+
+    model_config = ConfigDict(json_schema_extra=rules(*TOLERATION_RULES))
 
     key: str | None = Field(
         default=None, max_length=316, description="The taint's key; empty with operator Exists is every taint."

@@ -1,0 +1,100 @@
+"""The spec: defaults, what it becomes in the map, and refusals that name the field."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cachecluster_core.engine_config import SETTINGS, complete
+from cachecluster_core.hashring import HashRing
+from cachecluster_core.sizing import ENGINE_BASELINE
+from cachecluster_core.spec import InvalidSpec, parse_spec, settings_of, timing_of
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
+from bad_resources import CONDITIONED, GOOD, REJECTED, Bad
+
+pytestmark = pytest.mark.t0
+
+EXAMPLES = sorted(Path("crds/examples").glob("*.yaml"))
+BY_SCHEMA_ONLY = {"setting of the engine not on the list", "unknown field", "a label key with a space"}
+BY_SCHEMA_ONLY |= {"a node label with a bad key"}
+
+
+def test_three_lines_are_enough() -> None:
+    spec = parse_spec(GOOD)
+    assert (spec.partitions, spec.engine, spec.eviction, spec.durability) == (16, "valkey", "allkeys-lru", "async")
+    assert (spec.router.workers, spec.repair.delay_seconds, spec.lost_after_seconds) == (1, 30, 60)
+    assert spec.fencing.trust_connection_refused
+    assert (spec.placement.zones, spec.placement.nodes) == ("prefer", "prefer")
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_is_served(path: Path) -> None:
+    resource = yaml.safe_load(path.read_text())
+    parse_spec(resource["spec"])
+
+
+def test_minimal_example_has_three_lines_of_spec() -> None:
+    assert yaml.safe_load(Path("crds/examples/minimal.yaml").read_text())["spec"] == GOOD
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [bad for bad in (*REJECTED, *CONDITIONED) if not bad.name and bad.title not in BY_SCHEMA_ONLY],
+    ids=lambda bad: bad.title,
+)
+def test_operator_refuses_what_an_older_server_lets_through(bad: Bad) -> None:
+    with pytest.raises(InvalidSpec) as refused:
+        parse_spec(bad.resource("x")["spec"])
+    fields = [problem.field for problem in refused.value.problems]
+    assert any(bad.names.startswith(name) or name.startswith(bad.names) for name in fields), fields
+
+
+def test_settings_of_the_map_hold_what_agents_apply() -> None:
+    spec = parse_spec(GOOD | {"eviction": "volatile-ttl", "engineConfig": {"hz": 20, "lazyfree-lazy-user-del": False}})
+    settings = settings_of(spec)
+    config = dict(settings.engine_config)
+    sizing = spec.sizing()
+    assert config["maxmemory"] == str(sizing.share + sizing.backlog + ENGINE_BASELINE)
+    assert config["maxmemory-policy"] == "volatile-ttl"
+    assert config["hz"] == "20"
+    assert config["lazyfree-lazy-user-del"] == "no"
+    assert config["maxmemory-samples"] == "5", "a setting that is not given is set back to its default"
+    assert settings.maxmemory_cluster == sizing.usable <= 3 * spec.memory_bytes // 2
+
+
+def test_settings_survive_the_map() -> None:
+    settings = settings_of(parse_spec(GOOD))
+    ring = HashRing(name="demo", settings=settings)
+    ring = HashRing(name="demo", settings=settings, entries=ring.entries)
+    stored = {"metadata": {"name": "demo"}, "spec": ring.to_spec() | {"entries": [{"epoch": 1, "state": "Vacant"}]}}
+    assert HashRing.from_object(stored).settings == settings
+
+
+def test_memory_of_existing_pods_bounds_what_copies_may_hold() -> None:
+    spec = parse_spec(GOOD | {"memory": "1Gi"})
+    bounded = dict(settings_of(spec, memory=256 << 20).engine_config)
+    assert bounded == dict(settings_of(parse_spec(GOOD)).engine_config)
+
+
+def test_timing_follows_the_spec() -> None:
+    timing = timing_of(parse_spec(GOOD | {"repair": {"delaySeconds": 5, "maxConcurrentSyncs": 2}}))
+    assert (timing.repair_delay, timing.max_concurrent_syncs) == (5.0, 2)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_default_of_an_engine_setting_is_allowed(name: str) -> None:
+    assert SETTINGS[name].reject_reason(SETTINGS[name].default) is None
+
+
+def test_every_engine_setting_is_applied() -> None:
+    assert set(complete({})) == set(SETTINGS)
+
+
+@pytest.mark.parametrize("value", [True, "10", 101, 0, 1.5])
+def test_engine_setting_of_a_wrong_kind(value: Any) -> None:
+    assert SETTINGS["hz"].reject_reason(value) is not None
