@@ -37,12 +37,12 @@ Eviction = Literal[
 PartitionCount = Literal[1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
 
 
-def _key_rules(what: str, reserved: tuple[str, ...] = ()) -> dict[str, Any]:
+def _key_rules(reserved: tuple[str, ...] = ()) -> dict[str, Any]:
     shape = r"key.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$')"
-    checks = [rule(f"self.all(key, {shape})", f"{what}: a key must be a name such as team or example.com/team")]
+    checks = [rule(f"self.all(key, {shape})", "a key must be a name such as team or example.com/team")]
     if reserved:
         free = " && ".join(f"!key.startsWith('{prefix}')" for prefix in reserved)
-        checks.append(rule(f"self.all(key, {free})", f"{what}: keys below {' and '.join(reserved)} are the operator's"))
+        checks.append(rule(f"self.all(key, {free})", f"keys below {' and '.join(reserved)} are the operator's"))
     return rules(*checks, maxProperties=MAX_LABELS)
 
 
@@ -148,7 +148,7 @@ class CacheClusterSpec(Part):
     node_selector: dict[str, LabelValue] = Field(
         default_factory=dict,
         description="Labels that a node must have to be given a pod.",
-        json_schema_extra=_key_rules("spec.nodeSelector"),
+        json_schema_extra=_key_rules(),
     )
     tolerations: tuple[Toleration, ...] = Field(
         default=(), max_length=32, description="Taints of nodes that pods put up with."
@@ -162,12 +162,12 @@ class CacheClusterSpec(Part):
     pod_labels: dict[str, LabelValue] = Field(
         default_factory=dict,
         description="Labels that pods get beside the operator's own.",
-        json_schema_extra=_key_rules("spec.podLabels", RESERVED_LABELS),
+        json_schema_extra=_key_rules(RESERVED_LABELS),
     )
     pod_annotations: dict[str, str] = Field(
         default_factory=dict,
         description="Annotations that pods get beside the operator's own.",
-        json_schema_extra=_key_rules("spec.podAnnotations", RESERVED_ANNOTATIONS),
+        json_schema_extra=_key_rules(RESERVED_ANNOTATIONS),
     )
 
     @property

@@ -150,15 +150,15 @@ class Resources(Part):
 TOLERATION_RULES = (
     rule(
         "has(self.key) && self.key != '' || has(self.operator) && self.operator == 'Exists'",
-        "spec.tolerations: operator must be Exists where key is empty",
+        "operator must be Exists where key is empty",
     ),
     rule(
         "!(has(self.operator) && self.operator == 'Exists' && has(self.value) && self.value != '')",
-        "spec.tolerations: value must be empty with operator Exists",
+        "value must be empty with operator Exists",
     ),
     rule(
         "!has(self.tolerationSeconds) || has(self.effect) && self.effect == 'NoExecute'",
-        "spec.tolerations: effect must be NoExecute where tolerationSeconds is set",
+        "effect must be NoExecute where tolerationSeconds is set",
     ),
 )
 
