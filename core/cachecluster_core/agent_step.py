@@ -138,7 +138,7 @@ class _CopyStep:
         self.new_marks = replace(self.marks, seen_epoch=self.entry.epoch)
         self._recognise_process()
         if self.new_marks.run_id == self.copy.run_id != "" and self.identity in self.entry.isr:
-            # The map's word that the primary of this term had this copy in sync, even if its link was never seen up here.
+            # The map's word that this term's primary had it in sync, even if its link was never seen up here.
             self.new_marks = replace(self.new_marks, rank_term=max(self.new_marks.rank_term, self.entry.term))
         if self._may_open(self.entry):
             self._open(self.entry)

@@ -59,7 +59,7 @@ class Facts:
         return known is not None and not known.terminating and not known.failed and self.agent(pod).reporting
 
     def ending(self, pod: str) -> bool:
-        """A pod that is being deleted, by its object or by its agent's own word; an object that is gone proves nothing."""
+        """A pod being deleted, by its object or by its agent's word; an object that is gone proves nothing."""
         known, report = self.pods.get(pod), self.agent(pod).report
         return (known is not None and known.terminating) or (report is not None and report.draining)
 

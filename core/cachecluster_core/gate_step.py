@@ -24,10 +24,7 @@ def may_serve(
     table. Times are nanoseconds of CLOCK_BOOTTIME. A command may be handed to the engine only while this is true.
     """
     return (
-        gate_epoch != SHUT
-        and gate_epoch >= seen_epoch
-        and confirmed_generation == generation
-        and now_ns < deadline_ns
+        gate_epoch != SHUT and gate_epoch >= seen_epoch and confirmed_generation == generation and now_ns < deadline_ns
     )
 
 

@@ -33,7 +33,9 @@ class Holding:
 
 
 @lru_cache(maxsize=16)
-def place(places: tuple[Place, ...], replication_factor: int, current: tuple[Holding, ...]) -> tuple[tuple[str, ...], ...]:
+def place(
+    places: tuple[Place, ...], replication_factor: int, current: tuple[Holding, ...]
+) -> tuple[tuple[str, ...], ...]:
     """For each partition the pods that shall hold it, the primary's first.
 
     `current` has one item per partition. Fewer pods than `replication_factor` give as many copies as there are pods.
