@@ -17,7 +17,7 @@ from cachecluster_operator.snapshot import ClusterSnapshot, Desired
 from . import state_file
 from .api import LocalApi
 from .map_store import MemoryMapStore
-from .plan import AGENT_PORT, NAMESPACE, Plan
+from .plan import AGENT_PORT, NAMESPACE, Plan, node_directories
 from .pods import LocalPods, new_secrets
 from .processes import kill_under
 from .state_file import NodePids
@@ -83,7 +83,7 @@ class LocalCluster:
 
     async def _start(self) -> None:
         plan = self.plan
-        await asyncio.to_thread(kill_under, plan.state_dir)
+        await asyncio.to_thread(kill_under, *node_directories(plan.state_dir))
         self._guard = await self._start_guard()
         await self._api.start()
         secrets = new_secrets()

@@ -1,7 +1,7 @@
 """The guard: a small process that outlives `cachecluster-local` and leaves nothing of it behind, however it ended.
 
-It waits for the end of its standard input, which the launcher holds open, then ends every process that works below the
-state directory, and removes the directory when told to. The launcher's own orderly stop ends with it too.
+It waits for the end of its standard input, which the launcher holds open, then ends every process of a node in the
+state directory, and removes that when told to. The launcher's own orderly stop ends with it too.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
+from .plan import node_directories
 from .processes import kill_under
 
 
@@ -22,7 +23,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.buffer.read()
     try:
-        kill_under(directory)
+        kill_under(*node_directories(directory))
     except TimeoutError as error:
         logging.error("%s", error)
     if remove:

@@ -45,3 +45,8 @@ class Plan:
     def node_dir(self, number: int) -> Path:
         """The directory of everything that pod `<name>-<number>` has and runs."""
         return self.state_dir / f"node-{number}"
+
+
+def node_directories(state_dir: Path) -> tuple[Path, ...]:
+    """The node directories that are there, of this run or an earlier one."""
+    return tuple(state_dir.glob("node-*"))

@@ -1,7 +1,8 @@
 """Finding and ending processes by the directory they work in.
 
 Everything of a node runs with its working directory below the node's: s6 and its services, engines, agent, routers.
-That holds whatever becomes of their parents, so it is how they are found, counted and ended. Linux only (/proc).
+That holds whatever becomes of their parents, so it is how they are found, counted and ended. None has a terminal: the
+shell of somebody who looks at the logs there is not touched. Linux only (/proc).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 POLL_S = 0.02
+PARENT_FIELD, TTY_FIELD = 1, 4
+"""Of /proc/PID/stat, counted from the field after the name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,24 +30,29 @@ class Process:
 
 
 def processes_under(directory: Path) -> list[Process]:
-    """All processes of this user that work in `directory` (an absolute path) or below it, by pid."""
+    """All processes without a terminal that work in `directory` (an absolute path) or below it, by pid."""
     prefix = f"{directory}/"
     found = []
     for pid in sorted(int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()):
         try:
             cwd = str(Path(f"/proc/{pid}/cwd").readlink()).removesuffix(" (deleted)")
-            if f"{cwd}/".startswith(prefix):
-                found.append(_describe(pid, cwd))
+            if f"{cwd}/".startswith(prefix) and (process := _describe(pid, cwd)):
+                found.append(process)
         except (OSError, ValueError):
             continue  # gone meanwhile, or somebody else's
     return found
 
 
-def _describe(pid: int, cwd: str) -> Process:
+def _describe(pid: int, cwd: str) -> Process | None:
     proc = Path("/proc") / str(pid)
     name, _, rest = (proc / "stat").read_text().partition("(")[2].rpartition(")")
+    fields = rest.split()
+    if int(fields[TTY_FIELD]) != 0:
+        return None
     arguments = (proc / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
-    return Process(pid, int(rest.split()[1]), Path(cwd), name, tuple(a.decode(errors="replace") for a in arguments))
+    return Process(
+        pid, int(fields[PARENT_FIELD]), Path(cwd), name, tuple(a.decode(errors="replace") for a in arguments)
+    )
 
 
 def kill_under(*directories: Path, patience_s: float = 5.0) -> None:
