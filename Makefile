@@ -1,0 +1,62 @@
+# CacheCluster: `make help` lists what can be made. Everything is put into .venv, build and the user's cache directory.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+EXTENSIONS := $(shell find core sidecar -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi') core/cachecluster_core/gate_step.py
+
+.PHONY: help install demo demo-down local test lint format crds commands image clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+.venv/.installed: requirements.lock pyproject.toml
+	@tests/require-tools
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	touch $@
+
+build/.extensions: .venv/.installed setup.py $(EXTENSIONS)
+	mkdir -p build
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	touch $@
+
+install: build/.extensions  ## the Python environment in .venv, with all commands in .venv/bin
+
+demo: install  ## a Kubernetes, the operator and a CacheCluster called demo (CONTEXT=name uses an existing cluster)
+	$(BIN)/devcluster demo up $(if $(CONTEXT),--context $(CONTEXT))
+
+demo-down:  ## remove all that `make demo` made
+	test ! -x $(BIN)/devcluster || $(BIN)/devcluster demo down $(if $(CONTEXT),--context $(CONTEXT))
+
+local: install  ## cachecluster-local: three nodes on 127.0.0.1..3, port 6379, without Kubernetes
+	$(BIN)/devcluster deps --for local
+	$(BIN)/cachecluster-local --nodes 3 --port 6379
+
+test: install  ## all tests that this machine can run, or one tier: TIER=0..4
+	$(BIN)/python tests/run_tiers.py $(if $(TIER),--tier $(TIER))
+
+lint: install  ## ruff, mypy and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install  ## format the Python sources
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+crds: install  ## write crds/ and the chart's copy anew from the models
+	$(BIN)/python -m cachecluster_core.crds
+
+commands: install  ## write the router's command table anew from the engines' COMMAND
+	$(BIN)/python -m cachecluster_sidecar.router.generate_commands
+
+image: install  ## the container image as build/image/cachecluster.tar
+	$(BIN)/devcluster image --out build/image/cachecluster.tar
+
+lock:  ## pin the newest versions that pyproject.toml allows in requirements.lock
+	$(BIN)/uv pip compile -q --all-extras --generate-hashes --no-annotate --no-header --no-emit-index-url -U pyproject.toml -o requirements.lock
+
+clean:  ## remove .venv and build
+	rm -rf .venv build

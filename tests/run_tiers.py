@@ -1,0 +1,114 @@
+"""Runs the test tiers one after the other, says which ran, which did not and why, and sums them up.
+
+Called by `make test`; `--tier N` runs one. Exit status 0 only when every tier that ran passed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+DEVCLUSTER = str(Path(sys.executable).with_name("devcluster"))
+
+
+def _linux() -> str | None:
+    return None if sys.platform == "linux" else "needs Linux"
+
+
+def _processes() -> str | None:
+    """Why real engines cannot run here, None when they can; installs what is missing where it may."""
+    return _linux() or _prepare("local")
+
+
+def _kubernetes() -> str | None:
+    """Why no Kubernetes can run here, None when one can."""
+    if _linux():
+        return _linux()
+    if os.geteuid() != 0:
+        return "needs root (namespaces and cgroups of the development cluster)"
+    return _prepare("cluster")
+
+
+def _prepare(purpose: str) -> str | None:
+    done = subprocess.run([DEVCLUSTER, "deps", "--for", purpose], check=False)
+    return None if done.returncode == 0 else f"`devcluster deps --for {purpose}` failed: see above"
+
+
+@dataclass(frozen=True)
+class Tier:
+    """One tier: what it is, and why it cannot run here."""
+
+    number: int
+    title: str
+    obstacle: Callable[[], str | None]
+
+
+TIERS = (
+    Tier(0, "pure functions, properties, model checker", lambda: None),
+    Tier(1, "cachecluster-local: real redis processes and routers", _processes),
+    Tier(2, "a real API server and etcd", _kubernetes),
+    Tier(3, "one node: real pods", _kubernetes),
+    Tier(4, "three nodes in network namespaces", _kubernetes),
+)
+COUNT = re.compile(r"(\d+) (passed|failed|errors?|skipped)")
+
+
+def run(tier: Tier) -> dict[str, int]:
+    """Run one tier's tests; numbers of passed, failed (errors included) and skipped ones."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", f"t{tier.number}", "--durations=5", "--durations-min=5"]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    last = ""
+    for line in process.stdout:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+        last = line if COUNT.search(line) else last
+    code = process.wait()
+    counts = {"passed": 0, "failed": 0, "skipped": 0}
+    for number, word in COUNT.findall(last):
+        counts["failed" if word.startswith(("fail", "error")) else word] += int(number)
+    if code not in (0, 5) and not counts["failed"]:
+        counts["failed"] = 1
+    return counts
+
+
+def main() -> int:
+    """Run the tiers asked for, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tier", type=int, choices=range(5), help="only this tier")
+    wanted = parser.parse_args().tier
+    rows, total = [], {"passed": 0, "failed": 0, "skipped": 0}
+    for tier in TIERS:
+        if wanted is not None and tier.number != wanted:
+            continue
+        sys.stdout.write(f"\n=== tier {tier.number}: {tier.title}\n")
+        sys.stdout.flush()
+        reason = tier.obstacle()
+        if reason:
+            rows.append(f"tier {tier.number}  did not run: {reason}")
+            continue
+        began = time.monotonic()
+        counts = run(tier)
+        for word, number in counts.items():
+            total[word] += number
+        seconds = time.monotonic() - began
+        figures = ", ".join(f"{number} {word}" for word, number in counts.items())
+        rows.append(f"tier {tier.number}  {figures}  in {seconds:.0f} s  ({tier.title})")
+    width = shutil.get_terminal_size().columns
+    sys.stdout.write("\n" + "=" * min(width, 80) + "\n" + "\n".join(rows) + "\n")
+    sys.stdout.write(", ".join(f"{number} {word}" for word, number in total.items()) + "\n")
+    return 1 if total["failed"] or not total["passed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

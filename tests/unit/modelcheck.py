@@ -1,0 +1,121 @@
+"""Explores a `protocol_world` exhaustively (breadth first, up to a bound) or by a seeded random walk."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import dataclass, replace
+
+import protocol_world as p
+from cachecluster_core.hashring import State
+
+
+class Violation(AssertionError):
+    """An invariant was broken; the message is the shortest trace found."""
+
+
+@dataclass(frozen=True)
+class Explored:
+    """How much was seen: distinct states (or steps of a walk), and whether there was nothing left to see."""
+
+    states: int
+    complete: bool
+
+
+def served(pods: int, budget: p.Budget, operators: int = 1, variant: str = "") -> p.World:
+    """A world in which the partition is served and every copy is in sync, with its clock back at 0."""
+    world = p.start(pods, p.Budget(), operators)
+    for step in range(200):
+        for which in range(operators):
+            world = p.run_operator(p.operator_reads(world, which), which)
+        for pod in range(pods):
+            world = p.run_agent(p.read_map(world, pod), pod)
+            world = p.replicate(world, pod) or world
+            for which in range(operators):
+                world = p.report(world, pod, which)
+        entry = world.map.entries[0] if world.map else None
+        if entry and entry.state is State.STABLE and len(entry.isr) == min(2, pods) and entry.primary:
+            if not entry.learners and p.is_open(world, world.index(entry.primary)) and world.now == 0:
+                return replace(world, budget=budget, variant=variant)
+            world = replace(world, now=0)
+        elif step % 3 == 2:
+            world = replace(world, now=world.now + 1)
+    raise AssertionError("the world never came to serve")
+
+
+class _Seen:
+    """The set of worlds met, with how each was reached. Parts of worlds are interned: only what changed is hashed."""
+
+    def __init__(self) -> None:
+        self._number_of_part: dict[object, int] = {}
+        self._number_of_object: dict[int, tuple[object, int]] = {}
+        self.reached: dict[tuple[object, ...], tuple[tuple[object, ...], str] | None] = {}
+
+    def _intern(self, part: object) -> int:
+        known = self._number_of_object.get(id(part))
+        if known is None:
+            number = self._number_of_part.setdefault(part, len(self._number_of_part))
+            known = self._number_of_object[id(part)] = (part, number)
+        return known[1]
+
+    def key(self, world: p.World) -> tuple[object, ...]:
+        """A short value that is equal exactly for equal worlds."""
+        parts = (*world.agents, *world.operators, world.map, world.budget, world.redis, world.safe)
+        return (world.now, world.version, world.written, *map(self._intern, parts))
+
+    def trace(self, key: tuple[object, ...]) -> str:
+        """The actions that led to a world."""
+        labels = []
+        while (step := self.reached[key]) is not None:
+            key, label = step
+            labels.append(label)
+        return " ; ".join(reversed(labels))
+
+
+def explore(world: p.World, max_states: int) -> Explored:
+    """Breadth first from `world`. Raises Violation with a shortest trace."""
+    seen = _Seen()
+    first = seen.key(world)
+    seen.reached[first] = None
+    queue = deque([(world, first)])
+    while queue:
+        state, key = queue.popleft()
+        try:
+            choices = list(p.successors(state))
+        except AssertionError as error:
+            raise Violation(f"asserted: {error}\n  {seen.trace(key)}") from error
+        for label, raw in choices:
+            following = p.mark_safe(raw)
+            reached = seen.key(following)
+            if reached in seen.reached:
+                continue
+            seen.reached[reached] = (key, label)
+            broken = p.violation(following)
+            if broken:
+                raise Violation(f"{broken}\n  {seen.trace(reached)}")
+            queue.append((following, reached))
+        if len(seen.reached) >= max_states:
+            return Explored(len(seen.reached), complete=False)
+    return Explored(len(seen.reached), complete=True)
+
+
+def walk(world: p.World, steps: int, seed: int) -> Explored:
+    """A random walk that begins anew where nothing is left to do. Raises Violation with its trace."""
+    random_ = random.Random(seed)
+    state, trace = world, list[str]()
+    for _ in range(steps):
+        try:
+            choices = list(p.successors(state))
+        except AssertionError as error:
+            raise Violation(f"asserted (seed {seed}): {error}\n  " + " ; ".join(trace)) from error
+        changing = [(label, following) for label, following in choices if following != state]
+        if not changing or len(trace) > 400:
+            state, trace = world, []
+            continue
+        label, state = random_.choice(changing)
+        state = p.mark_safe(state)
+        trace.append(label)
+        broken = p.violation(state)
+        if broken:
+            raise Violation(f"{broken} (seed {seed})\n  " + " ; ".join(trace))
+    return Explored(steps, complete=False)
