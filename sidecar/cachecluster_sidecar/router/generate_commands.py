@@ -19,10 +19,9 @@ from typing import Any
 import redis
 
 from . import overlay
+from .commands import DOCS_FILE, ROUTING_FILE
 
 HERE = Path(__file__).parent
-ROUTING_FILE = "commands.json"
-DOCS_FILE = "command_docs.json"
 START_TIMEOUT_S = 10.0
 
 Json = dict[str, Any]

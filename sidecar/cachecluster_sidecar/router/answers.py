@@ -1,0 +1,329 @@
+"""Replies that the router makes itself: what clients send on connecting, and the routers' own CACHECLUSTER command.
+
+Each function answers one command; none of them waits, and none reaches an engine.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from . import cluster, info
+from .commands import command_names, load_docs
+from .core import Client, Router
+from .encode import OK, Simple, encode, error
+
+log = logging.getLogger("cachecluster.router")
+
+Arguments = list[bytes]
+SYNTAX_ERROR = error("ERR syntax error")
+NOT_INTEGER = error("ERR value is not an integer or out of range")
+NO_CLUSTER = error("ERR This instance has cluster support disabled")
+NO_PASSWORD = error(
+    "ERR AUTH <password> called without any password configured for the default user. "
+    "Are you sure your configuration is correct?"
+)
+WRONG_PASSWORD = error("WRONGPASS invalid username-password pair or user is disabled.")
+BAD_NAME = error("ERR Client names cannot contain spaces, newlines or special characters.")
+
+
+class Answers:
+    """Called with the client, the command's name in the table and its arguments; returns the reply.
+
+    None means: not before everything outstanding of this client is answered (the command is then served again).
+    """
+
+    def __init__(self, peer_token: Callable[[], bytes]) -> None:
+        self._peer_token = peer_token
+
+    def __call__(self, client: Client, name: str, arguments: Arguments) -> bytes | None:
+        """The reply to one command."""
+        try:
+            if name == "cachecluster":
+                return self._peer(client, arguments)
+            if name.startswith("cluster|"):
+                return self._cluster(client, arguments)
+            return HANDLERS[name](client, arguments)
+        except Exception:
+            log.exception("no answer to %s", name)
+            return error(f"ERR the router failed to answer '{name}'; its log says why")
+
+    def _cluster(self, client: Client, arguments: Arguments) -> bytes:
+        routes = client.router.routes
+        if not client.cluster or routes is None:
+            return NO_CLUSTER
+        return cluster.answer(routes, arguments, client.proto)
+
+    def _peer(self, client: Client, arguments: Arguments) -> bytes | None:
+        """CACHECLUSTER HELLO, RESUME and GATES."""
+        match [arguments[1].upper() if len(arguments) > 1 else b"", *arguments[2:]]:
+            case [b"HELLO", proto, token, uid]:
+                return self._greet_peer(client, proto, token, uid)
+            case [b"RESUME", partition] if client.peer:
+                client.ungate(int(partition))
+                return OK
+            case [b"GATES"] if client.peer:
+                gates = client.router.open_gates()
+                return encode([f"{index} {epoch} {left_ms}" for index, epoch, left_ms in gates], client.proto)
+        if not client.peer:
+            client.close_when_done()
+            return error("NOAUTH CACHECLUSTER commands are for the routers of the cluster, after CACHECLUSTER HELLO")
+        return error("ERR unknown CACHECLUSTER command; known are HELLO, RESUME and GATES")
+
+    def _greet_peer(self, client: Client, proto: bytes, token: bytes, uid: bytes) -> bytes | None:
+        """Is it a router of this cluster, and does it mean this very pod? A reused address must not pass for it."""
+        if not client.idle:
+            return None
+        if proto not in (b"2", b"3") or not hmac.compare_digest(token, self._peer_token()):
+            client.close_when_done()
+            return error("NOAUTH the token is not the one of this cluster")
+        if uid != client.router.self_uid.encode():
+            client.close_when_done()
+            return error(f"WRONGPOD this is pod {client.router.self_uid}")
+        client.become_peer(int(proto))
+        return OK
+
+
+def _info_of(client: Client) -> dict[str, Any]:
+    """What a client has told about itself; made when it first does."""
+    if client.info is None:
+        client.info = {}
+    return client.info
+
+
+def _text(client: Client, text: str) -> bytes:
+    """A text reply: verbatim in RESP3, as the engines do."""
+    data = text.encode()
+    return b"=%d\r\ntxt:%s\r\n" % (len(data) + 4, data) if client.proto == 3 else encode(data, 2)
+
+
+def _ping(client: Client, arguments: Arguments) -> bytes:
+    if len(arguments) > 2:
+        return error("ERR wrong number of arguments for 'ping' command")
+    return encode(arguments[1], client.proto)
+
+
+def _hello(client: Client, arguments: Arguments) -> bytes:
+    """HELLO [protover [AUTH username password] [SETNAME clientname]]."""
+    proto, name = client.proto, None
+    if len(arguments) > 1:
+        if not arguments[1].isdigit():
+            return error("ERR Protocol version is not an integer or out of range")
+        proto = int(arguments[1])
+        if proto not in (2, 3):
+            return error("NOPROTO unsupported protocol version")
+    rest = arguments[2:]
+    while rest:
+        match rest[0].upper(), len(rest):
+            case b"AUTH", n if n >= 3:
+                if rest[1] != b"default":
+                    return WRONG_PASSWORD
+                rest = rest[3:]
+            case b"SETNAME", n if n >= 2:
+                name, rest = rest[1], rest[2:]
+            case _:
+                return error(f"ERR Syntax error in HELLO option '{rest[0].decode(errors='replace')}'")
+    if name is not None and not _valid_name(name):
+        return BAD_NAME
+    if name is not None:
+        _info_of(client)["name"] = name
+    client.set_proto(proto)
+    return _greeting(client)
+
+
+def _greeting(client: Client) -> bytes:
+    routes = client.router.routes
+    settings = routes["settings"] if routes else {"engine": "valkey", "engineVersion": "0"}
+    reply = {
+        "server": settings["engine"],
+        "version": settings["engineVersion"],
+        "proto": client.proto,
+        "id": client.id,
+        "mode": "cluster" if client.cluster else "standalone",
+        "role": "master",
+        "modules": [],
+    }
+    return encode(reply, client.proto)
+
+
+def _auth(client: Client, arguments: Arguments) -> bytes:
+    if len(arguments) == 2:
+        return NO_PASSWORD
+    if len(arguments) > 3:
+        return SYNTAX_ERROR
+    return OK if arguments[1] == b"default" else WRONG_PASSWORD
+
+
+def _select(client: Client, arguments: Arguments) -> bytes:
+    try:
+        number = int(arguments[1])
+    except ValueError:
+        return NOT_INTEGER
+    return OK if number == 0 else error("ERR DB index is out of range")
+
+
+def _quit(client: Client, arguments: Arguments) -> bytes:
+    client.close_when_done()
+    return OK
+
+
+def _reset(client: Client, arguments: Arguments) -> bytes:
+    client.set_proto(2)
+    client.info = None
+    return b"+RESET\r\n"
+
+
+def _valid_name(name: bytes) -> bool:
+    return all(0x21 <= byte <= 0x7E for byte in name)
+
+
+def _client_setname(client: Client, arguments: Arguments) -> bytes:
+    if not _valid_name(arguments[2]):
+        return BAD_NAME
+    _info_of(client)["name"] = arguments[2]
+    return OK
+
+
+def _client_getname(client: Client, arguments: Arguments) -> bytes:
+    return encode((client.info or {}).get("name") or None, client.proto)
+
+
+def _client_setinfo(client: Client, arguments: Arguments) -> bytes:
+    attribute = arguments[2].lower()
+    if attribute not in (b"lib-name", b"lib-ver"):
+        return error(f"ERR Unrecognized option '{arguments[2].decode(errors='replace')}'")
+    if not _valid_name(arguments[3]):
+        return error(f"ERR {attribute.decode()} cannot contain spaces, newlines or special characters.")
+    _info_of(client)[attribute.decode()] = arguments[3]
+    return OK
+
+
+def _on_off(client: Client, arguments: Arguments) -> bytes:
+    return OK if arguments[2].upper() in (b"ON", b"OFF") else SYNTAX_ERROR
+
+
+def _client_line(client: Client) -> str:
+    """The line of this client in CLIENT LIST and CLIENT INFO: the fields that a router knows."""
+    told = {key: value.decode() for key, value in (client.info or {}).items()}
+    peer, own = (client.transport.get_extra_info(which) for which in ("peername", "sockname"))
+    fields = {
+        "id": client.id,
+        "addr": f"{peer[0]}:{peer[1]}",
+        "laddr": f"{own[0]}:{own[1]}",
+        "name": told.get("name", ""),
+        "db": 0,
+        "sub": 0,
+        "psub": 0,
+        "multi": -1,
+        "user": "default",
+        "resp": client.proto,
+        "lib-name": told.get("lib-name", ""),
+        "lib-ver": told.get("lib-ver", ""),
+    }
+    return " ".join(f"{name}={value}" for name, value in fields.items()) + "\n"
+
+
+def _command(client: Client, arguments: Arguments) -> bytes:
+    docs, names = load_docs(), command_names(_engine(client.router))
+    return _array([_command_entry(docs, name, client.proto) for name in names])
+
+
+def _command_info(client: Client, arguments: Arguments) -> bytes:
+    if len(arguments) == 2:
+        return _command(client, arguments)
+    docs = load_docs()
+    wanted = [name.decode(errors="replace").lower() for name in arguments[2:]]
+    return _array(
+        [_command_entry(docs, name, client.proto) if name in docs else encode(None, client.proto) for name in wanted]
+    )
+
+
+def _command_docs(client: Client, arguments: Arguments) -> bytes:
+    docs = load_docs()
+    names = [name.decode(errors="replace").lower() for name in arguments[2:]] or command_names(_engine(client.router))
+    return encode({name: _doc(docs, name) for name in names if name in docs}, client.proto)
+
+
+def _doc(docs: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
+    doc = dict(docs[name].get("doc", {}))
+    if docs[name]["subcommands"]:
+        doc["subcommands"] = {sub: _doc(docs, sub) for sub in docs[name]["subcommands"]}
+    return doc
+
+
+def _array(items: list[bytes]) -> bytes:
+    return b"*%d\r\n" % len(items) + b"".join(items)
+
+
+def _command_entry(docs: dict[str, dict[str, Any]], name: str, proto: int) -> bytes:
+    """One element of COMMAND (redis.io, COMMAND: ten fields)."""
+    entry = docs[name]
+    head = [name, entry["arity"], {Simple(flag) for flag in entry["flags"]}, *entry["range"]]
+    items = [encode(value, proto) for value in head]
+    items.append(encode({Simple(category) for category in entry["acl"]}, proto))
+    items.append(encode(entry["tips"], proto))
+    items.append(encode([_key_spec(spec) for spec in entry["specs"]], proto))
+    items.append(_array([_command_entry(docs, sub, proto) for sub in entry["subcommands"]]))
+    return _array(items)
+
+
+def _key_spec(flat: list[Any]) -> dict[str, Any]:
+    """A key specification: maps in RESP3, where the file has RESP2's flat arrays."""
+    spec = _pairs(flat)
+    spec["flags"] = {Simple(flag) for flag in spec["flags"]}
+    for part in ("begin_search", "find_keys"):
+        fields = _pairs(spec[part])
+        spec[part] = fields | {"spec": _pairs(fields["spec"])}
+    return spec
+
+
+def _pairs(flat: list[Any]) -> dict[str, Any]:
+    return {flat[at]: flat[at + 1] for at in range(0, len(flat), 2)}
+
+
+def _engine(router: Router) -> str:
+    return str(router.routes["settings"]["engine"]) if router.routes else "valkey"
+
+
+def _time(client: Client, arguments: Arguments) -> bytes:
+    now_us = time.time_ns() // 1000
+    return encode([str(now_us // 1_000_000), str(now_us % 1_000_000)], client.proto)
+
+
+def _cluster_only(client: Client, arguments: Arguments) -> bytes:
+    return OK if client.cluster else NO_CLUSTER
+
+
+HANDLERS: dict[str, Callable[[Client, Arguments], bytes]] = {
+    "asking": _cluster_only,
+    "auth": _auth,
+    "client|getname": _client_getname,
+    "client|id": lambda client, arguments: encode(client.id, client.proto),
+    "client|info": lambda client, arguments: _text(client, _client_line(client)),
+    "client|list": lambda client, arguments: _text(client, _client_line(client)),
+    "client|no-evict": _on_off,
+    "client|no-touch": _on_off,
+    "client|setinfo": _client_setinfo,
+    "client|setname": _client_setname,
+    "command": _command,
+    "command|count": lambda client, arguments: encode(len(command_names(_engine(client.router))), client.proto),
+    "command|docs": _command_docs,
+    "command|info": _command_info,
+    "command|list": lambda client, arguments: encode(command_names(_engine(client.router)), client.proto),
+    "config|get": lambda client, arguments: encode(
+        info.config_get(client.router, client, arguments[2:]), client.proto
+    ),
+    "echo": lambda client, arguments: encode(arguments[1], client.proto),
+    "hello": _hello,
+    "info": lambda client, arguments: _text(client, info.info(client.router, client, arguments[1:])),
+    "ping": _ping,
+    "quit": _quit,
+    "readonly": _cluster_only,
+    "readwrite": _cluster_only,
+    "reset": _reset,
+    "select": _select,
+    "time": _time,
+}

@@ -1,0 +1,365 @@
+# Pipelined connections to engines and peers.
+
+
+@cython.final
+cdef class Target:
+    """A place that commands go to, with a connection for each RESP version, made when it is first needed."""
+
+    def __init__(self, Router router, str name, object address, int partition=-1, str uid=None):
+        self.router = router
+        self.name = name
+        self.address = address
+        self.partition = partition
+        self.uid = uid
+
+    cdef Backend ready(self, int proto):
+        """The connection in this RESP version; None when there is none yet: then one is being made."""
+        cdef Backend b = self.three if proto == 3 else self.two
+        if b is None:
+            if not self.router.stopping and seconds() >= self.retry_at:
+                self.dial(proto)
+            return None
+        return b if b.is_ready else None
+
+    cdef void dial(self, int proto):
+        cdef Backend b = BackendProtocol(self.router, self, proto)
+        if proto == 3:
+            self.three = b
+        else:
+            self.two = b
+        self.router.connect(b)
+
+    cdef void drop(self, Backend b):
+        """Forget a connection that ended; the next is made after a growing pause."""
+        if self.two is b:
+            self.two = None
+        if self.three is b:
+            self.three = None
+        self.backoff = min(self.backoff * 2, RETRY_MAX_S) if self.backoff else RETRY_FIRST_S
+        self.retry_at = seconds() + self.backoff
+
+    cdef void flush_all(self):
+        if self.two is not None:
+            self.two.flush()
+        if self.three is not None:
+            self.three.flush()
+
+    cdef bint idle(self):
+        """Is nothing sent or about to be?"""
+        return (self.two is None or self.two.idle()) and (self.three is None or self.three.idle())
+
+    cdef void close(self, str reason):
+        if self.two is not None:
+            self.two.lose(reason)
+        if self.three is not None:
+            self.three.lose(reason)
+
+
+cdef class Backend:
+    """One connection: commands go out in batches, replies are matched first-in first-out."""
+
+    def __init__(self, Router router, Target target, int proto):
+        self.router = router
+        self.target = target
+        self.proto = proto
+        self.unsent = Line()
+        self.sent = Line()
+        self.heard = seconds()
+
+    def __dealloc__(self):
+        buf_free(&self.rest)
+        buf_free(&self.out)
+
+    def connection_made(self, transport):
+        if self.closed:
+            transport.abort()
+            return
+        self.transport = transport
+        transport.set_write_buffer_limits(high=OUTPUT_PAUSE_BYTES)
+
+    def greet(self, bytes greeting):
+        """Send the first bytes of this connection; their one reply makes it ready or ends it."""
+        cdef Request r = Request.__new__(Request)
+        if self.closed:
+            return
+        r.internal = HELLO_REPLY
+        self.sent.push(r)
+        self.transport.write(greeting)
+
+    def failed(self, str reason):
+        """The connection could not be made."""
+        self.lose(reason)
+        self.router.settle_touched()
+
+    def connection_lost(self, error):
+        self.lose("the connection broke")
+        self.router.settle_touched()
+
+    def eof_received(self):
+        return False
+
+    def pause_writing(self):
+        self.write_paused = True
+
+    def resume_writing(self):
+        cdef Client c
+        cdef list stalled = self.stalled
+        self.write_paused = False
+        self.flush()
+        self.let_go()
+        self.router.settle_touched()
+
+    cdef void let_go(self):
+        """Read again the clients that waited for this connection."""
+        cdef Client c
+        cdef list stalled = self.stalled
+        self.stalled = None
+        if stalled is not None:
+            for c in stalled:
+                c.stalled = False
+                c.touch()
+
+    cdef bint idle(self):
+        return self.sent.head is None and self.unsent.head is None
+
+    cdef void add(self, Request r, const char* frame, Py_ssize_t n):
+        """Add a command to this tick's batch."""
+        cdef Partition p = <Partition>self.router.lines[r.partition]
+        if self.refused is not None and r.partition in self.refused:
+            self.resume(r.partition)
+        r.at = self.out.len
+        r.len = n
+        buf_add(&self.out, frame, n)
+        self.unsent.push(r)
+        p.inflight += 1
+        p.carrier = self.target
+        if not self.scheduled:
+            self.schedule()
+        if self.write_paused and self.out.len > C_BACKEND_PAUSE and r.client is not None and not r.client.stalled:
+            r.client.stalled = True
+            if self.stalled is None:
+                self.stalled = []
+            self.stalled.append(r.client)
+
+    cdef void resume(self, int partition):
+        """Tell the peer that what it refused comes again now, from the first refused on."""
+        cdef Request r = Request.__new__(Request)
+        cdef bytes number = b"%d" % partition
+        cdef bytes frame = b"*3\r\n$12\r\nCACHECLUSTER\r\n$6\r\nRESUME\r\n$%d\r\n%s\r\n" % (len(number), number)
+        self.refused.discard(partition)
+        r.internal = RESUME_REPLY
+        r.at = self.out.len
+        r.len = len(frame)
+        buf_add_bytes(&self.out, frame)
+        self.unsent.push(r)
+
+    cdef void schedule(self):
+        self.scheduled = True
+        self.router.dirty.append(self)
+        self.router.schedule_flush()
+
+    cdef void flush(self):
+        """Write the batch, if the gate (of a local engine) lets it pass at this instant."""
+        cdef Request r
+        cdef bytes chunk
+        cdef Partition p
+        self.scheduled = False
+        if self.closed or self.out.len == 0 or self.write_paused:
+            return
+        if self.target.partition >= 0:
+            p = <Partition>self.router.lines[self.target.partition]
+            if not p.may_serve():
+                self.evict(p)
+                return
+        chunk = self.take_batch()
+        if self.sent.head is None:
+            self.heard = seconds()
+            self.sent.head = self.unsent.head
+        else:
+            self.sent.tail.follower = self.unsent.head
+        self.sent.tail = self.unsent.tail
+        self.unsent.head = self.unsent.tail = None
+        self.router.counters.bytes_out += len(chunk)
+        self.transport.write(chunk)
+
+    cdef bytes take_batch(self):
+        """The batch as one object, which its requests keep: they may have to be sent again."""
+        cdef bytes chunk = PyBytes_FromStringAndSize(self.out.p, self.out.len)
+        cdef Request r = self.unsent.head
+        while r is not None:
+            r.chunk = chunk
+            r = r.follower
+        self.out.len = 0
+        if self.out.cap > C_BACKEND_PAUSE:
+            buf_free(&self.out)
+        return chunk
+
+    cdef void evict(self, Partition p):
+        """The gate is not open: what was never sent waits (for a peer: is refused)."""
+        self.take_batch()
+        self.take_back(self.unsent)
+        self.let_go()
+        p.left_flight()
+
+    cdef void take_back(self, Line line):
+        """Commands that the target has certainly not executed leave the line: parked again, or refused to a peer."""
+        cdef Request r = line.pop()
+        cdef Partition p
+        while r is not None:
+            if r.internal == NOT_INTERNAL:
+                p = <Partition>self.router.lines[r.partition]
+                p.inflight -= 1
+                if r.client.peer:
+                    r.client.gate(r.partition)
+                    self.router.fail(r, b"-CCGATE %d\r\n" % r.partition)
+                elif not r.client.closed:
+                    p.send_again(r)
+            r = line.pop()
+
+    def get_buffer(self, sizehint):
+        if self.rest.len == 0:
+            return self.router.shared_view
+        buf_reserve(&self.rest, max(65536, self.rest.len))
+        return PyMemoryView_FromMemory(self.rest.p + self.rest.len, self.rest.cap - self.rest.len, PyBUF_WRITE)
+
+    def buffer_updated(self, Py_ssize_t n):
+        cdef Py_ssize_t done
+        self.router.counters.bytes_in += n
+        self.heard = seconds()
+        if self.closed:
+            return
+        if self.rest.len == 0:
+            done = self.take_replies(self.router.shared_p, n)
+            if done < n and not self.closed:
+                buf_add(&self.rest, self.router.shared_p + done, n - done)
+        else:
+            self.rest.len += n
+            done = self.take_replies(self.rest.p, self.rest.len)
+            buf_consume(&self.rest, done)
+            if self.rest.len == 0:
+                buf_free(&self.rest)
+        self.router.settle_touched()
+
+    cdef Py_ssize_t take_replies(self, const char* p, Py_ssize_t n):
+        """Match complete replies with what was sent; returns how many bytes they took."""
+        cdef Py_ssize_t start = 0
+        cdef const char* frame
+        cdef Py_ssize_t length
+        cdef Request r
+        cdef list late = None
+        cdef int scanned
+        if self.target.partition >= 0 and self.is_ready:
+            if not (<Partition>self.router.lines[self.target.partition]).may_release():
+                late = []
+        while start < n:
+            scanned = scan_reply(&self.scan, p + start, n - start)
+            if scanned == SCAN_INCOMPLETE:
+                break
+            frame = p + start
+            length = self.scan.pos
+            start += length
+            reply_scan_reset(&self.scan)
+            if scanned != SCAN_ERROR and frame[0] == c">":
+                continue
+            r = self.sent.pop() if scanned != SCAN_ERROR else None
+            if r is None:
+                self.lose("it sent what is no reply")
+                return n
+            self.take_reply(r, frame, length, late)
+            if self.closed:
+                return n
+        if late:
+            self.router.give_up(late, "the pod's authority ended")
+        return start
+
+    cdef void take_reply(self, Request r, const char* frame, Py_ssize_t n, list late):
+        cdef Partition p
+        if r.internal != NOT_INTERNAL:
+            self.take_internal(r, frame, n)
+            return
+        p = <Partition>self.router.lines[r.partition]
+        if late is not None:
+            late.append(r)
+            return
+        p.inflight -= 1
+        if frame[0] == c"-" and n > 8 and memcmp(frame, b"-CCGATE ", 8) == 0:
+            if self.target.partition < 0:
+                self.take_refusal(r, p)
+            else:
+                # An engine's own words (a script's error) must not look like a refusal to the router that sent it.
+                self.router.fail(r, b"-ERR " + PyBytes_FromStringAndSize(frame + 1, n - 1))
+        else:
+            self.router.deliver(r, frame, n)
+        if p.inflight == 0:
+            p.left_flight()
+
+    cdef void take_refusal(self, Request r, Partition p):
+        """The peer's gate was not open: the command was not executed and waits to be sent again."""
+        if self.refused is None:
+            self.refused = set()
+        self.refused.add(r.partition)
+        p.hold_until = seconds() + REFUSED_HOLD_S
+        if not r.client.closed:
+            self.router.counters.retried += 1
+            p.send_again(r)
+
+    cdef void take_internal(self, Request r, const char* frame, Py_ssize_t n):
+        cdef bytes text
+        if frame[0] == c"-":
+            text = PyBytes_FromStringAndSize(frame + 1, n - 3)
+            log.warning("%s answered our greeting: %s", self.target.name, text.decode(errors="replace"))
+            self.lose("the greeting was refused")
+        elif r.internal == HELLO_REPLY:
+            self.is_ready = True
+            self.target.backoff = 0
+            self.router.target_ready(self.target)
+
+    cdef void lose(self, str reason):
+        """End this connection; what it carried is parked again where that is safe, and answered otherwise."""
+        cdef Line unsent = self.unsent
+        cdef Request r
+        cdef list lost = []
+        if self.closed:
+            return
+        self.closed = True
+        self.is_ready = False
+        self.take_batch()
+        self.target.drop(self)
+        if self.transport is not None:
+            self.transport.abort()
+        r = self.sent.pop()
+        while r is not None:
+            if r.internal == NOT_INTERNAL:
+                lost.append(r)
+            r = self.sent.pop()
+        self.unsent = Line()
+        touched = set(lost_partitions(lost) + line_partitions(unsent))
+        self.router.give_up_sent(lost, f"the connection to {self.target.name} ended ({reason})")
+        self.take_back(unsent)
+        self.let_go()
+        for index in touched:
+            (<Partition>self.router.lines[index]).left_flight()
+
+
+cdef list lost_partitions(list requests):
+    cdef Request r
+    cdef list found = []
+    for r in requests:
+        found.append(r.partition)
+    return found
+
+
+cdef list line_partitions(Line line):
+    cdef Request r = line.head
+    cdef list found = []
+    while r is not None:
+        if r.internal == NOT_INTERNAL:
+            found.append(r.partition)
+        r = r.follower
+    return found
+
+
+class BackendProtocol(Backend, asyncio.BufferedProtocol):
+    """A backend connection as asyncio wants it."""
+
+    __slots__ = ()

@@ -1,0 +1,290 @@
+# Connections of clients and of peer routers: reading, replies in order, back-pressure.
+
+
+cdef class Client:
+    """One connection to a port of ours. Replies leave in the order of the commands."""
+
+    def __init__(self, Router router, bint cluster):
+        self.router = router
+        self.cluster = cluster
+        self.proto = 2
+        request_scan_reset(&self.scan)
+
+    def __dealloc__(self):
+        buf_free(&self.rest)
+        buf_free(&self.out)
+
+    def connection_made(self, transport):
+        self.transport = transport
+        transport.set_write_buffer_limits(high=OUTPUT_PAUSE_BYTES)
+        self.id = self.router.admit(self)
+        if self.id == 0:
+            if self.cluster and self.router.admit_peer(self):
+                self.over_limit = True
+                return
+            self.closing = True
+            self.reply(b"-ERR max number of clients reached\r\n")
+            self.router.settle_touched()
+
+    def connection_lost(self, error):
+        cdef Request r = self.head
+        cdef Request after
+        self.closed = True
+        self.router.dismiss(self)
+        while r is not None:
+            after = r.next
+            r.next = None
+            r = after
+        self.head = self.tail = None
+        buf_free(&self.rest)
+        buf_free(&self.out)
+
+    def eof_received(self):
+        """No more commands will come; those outstanding are still answered."""
+        self.closing = True
+        self.touch()
+        self.router.settle_touched()
+        return True
+
+    def pause_writing(self):
+        self.write_paused = True
+        if not self.blocked:
+            self.block()
+
+    def resume_writing(self):
+        self.write_paused = False
+        self.touch()
+        self.router.settle_touched()
+
+    def become_peer(self, int proto):
+        """This connection has proved to be a router of another pod."""
+        self.peer = True
+        self.proto = proto
+        self.over_limit = False
+        self.router.count_peer(self)
+
+    def set_proto(self, int proto):
+        """The client chose a RESP version."""
+        self.proto = proto
+
+    def ungate(self, int partition):
+        """The peer sends again what was refused."""
+        if self.gated is not None:
+            self.gated.discard(partition)
+
+    def close_when_done(self):
+        """Read no more, and close once everything outstanding is answered."""
+        self.closing = True
+        self.touch()
+
+    @property
+    def idle(self):
+        """Is nothing outstanding?"""
+        return self.head is None
+
+    cdef void gate(self, int partition):
+        """Refuse every command of this partition until the peer's RESUME."""
+        if self.gated is None:
+            self.gated = set()
+        self.gated.add(partition)
+
+    def get_buffer(self, sizehint):
+        if self.rest.len == 0:
+            return self.router.shared_view
+        buf_reserve(&self.rest, max(16384, min(self.rest.len, 4194304)))
+        return PyMemoryView_FromMemory(self.rest.p + self.rest.len, self.rest.cap - self.rest.len, PyBUF_WRITE)
+
+    def buffer_updated(self, Py_ssize_t n):
+        self.router.counters.bytes_in += n
+        if self.closing or self.closed:
+            return
+        if self.rest.len == 0:
+            self.take_in(n)
+        else:
+            self.rest.len += n
+            self.take_rest()
+        self.router.settle_touched()
+
+    cdef void take_in(self, Py_ssize_t n):
+        """Parse what came into the shared buffer; keep what is incomplete."""
+        cdef Py_ssize_t done = 0 if self.blocked else self.parse(self.router.shared_p, n)
+        if done < n and not self.closing:
+            buf_add(&self.rest, self.router.shared_p + done, n - done)
+
+    cdef void take_rest(self):
+        """Parse what was kept."""
+        cdef Py_ssize_t done
+        if self.blocked or self.rest.len == 0:
+            return
+        done = self.parse(self.rest.p, self.rest.len)
+        buf_consume(&self.rest, self.rest.len if self.closing else done)
+        if self.rest.len == 0:
+            buf_free(&self.rest)
+
+    cdef Py_ssize_t parse(self, const char* p, Py_ssize_t n):
+        """Serve the complete requests at p; returns how many bytes they took."""
+        cdef Py_ssize_t start = 0
+        cdef int scanned
+        cdef bint served
+        while start < n and not self.blocked and not self.closing:
+            scanned = scan_request(&self.scan, p + start, n - start)
+            if scanned == SCAN_INCOMPLETE:
+                break
+            if scanned == SCAN_ERROR:
+                self.router.counters.protocol += 1
+                self.refuse(request_error(&self.scan))
+                self.closing = True
+                break
+            served = True
+            if scanned == SCAN_INLINE:
+                served = self.inline(p + start, self.scan.pos)
+            elif self.scan.argc > 0:
+                served = serve(self, p + start, self.scan.pos)
+            if not served:
+                request_scan_reset(&self.scan)
+                self.barrier = True
+                self.block()
+                break
+            start += self.scan.pos
+            request_scan_reset(&self.scan)
+            if self.must_wait():
+                self.block()
+        return start
+
+    cdef bint inline(self, const char* p, Py_ssize_t n):
+        """An inline request: as if its words had come as a request of their own."""
+        cdef Py_ssize_t end = n - 1
+        cdef bytes frame
+        cdef bint served = True
+        if end > 0 and p[end - 1] == c"\r":
+            end -= 1
+        frame = inline_to_request(PyBytes_FromStringAndSize(p, end))
+        if frame is None:
+            self.router.counters.protocol += 1
+            self.refuse(b"-ERR Protocol error: unbalanced quotes in request\r\n")
+            self.closing = True
+        elif frame:
+            request_scan_reset(&self.scan)
+            scan_request(&self.scan, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
+            served = serve(self, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
+        self.scan.pos = n
+        return served
+
+    cdef Request append(self):
+        """A new request at the end of this client's order."""
+        cdef Request r = Request.__new__(Request)
+        r.client = self
+        r.proto = self.proto
+        if self.tail is None:
+            self.head = r
+        else:
+            self.tail.next = r
+        self.tail = r
+        self.outstanding += 1
+        self.router.sample += 1
+        if self.router.sample & C_LATENCY_MASK == 0:
+            r.started_ns = cc_monotonic_ns()
+        return r
+
+    cdef void reply(self, bytes data):
+        """A reply made here, in its turn."""
+        cdef Request r
+        if self.head is None:
+            buf_add_bytes(&self.out, data)
+            self.touch()
+            return
+        r = self.append()
+        buf_add_bytes(&r.reply, data)
+        r.done = True
+
+    cdef void refuse(self, bytes error):
+        """An error reply made here."""
+        self.reply(error)
+
+    cdef void deliver(self, Request r, const char* p, Py_ssize_t n):
+        """The reply to a request of this client: out when it is its turn, kept otherwise."""
+        if self.closed:
+            return
+        if r.started_ns:
+            self.router.time_request(r)
+        if self.head is not r:
+            buf_add(&r.reply, p, n)
+            r.done = True
+            return
+        buf_add(&self.out, p, n)
+        while True:
+            self.head = r.next
+            r.next = None
+            self.outstanding -= 1
+            r = self.head
+            if r is None:
+                self.tail = None
+                break
+            if not r.done:
+                break
+            buf_add(&self.out, r.reply.p, r.reply.len)
+        self.touch()
+
+    cdef void touch(self):
+        if not self.touched and not self.closed:
+            self.touched = True
+            self.router.touched.append(self)
+
+    cdef void settle(self):
+        """Write what is there, and go on reading or close where that was waiting."""
+        self.touched = False
+        if self.closed:
+            return
+        self.write_out()
+        if self.closing:
+            if self.head is None and self.out.len == 0:
+                self.transport.close()
+        elif self.blocked and not self.must_wait():
+            self.unblock()
+
+    cdef void write_out(self):
+        if self.out.len == 0:
+            return
+        if self.write_paused and self.transport.get_write_buffer_size() + self.out.len > C_OUTPUT_MAX:
+            log.warning("client %d does not read its replies: disconnected", self.id)
+            self.closing = True
+            self.transport.abort()
+            self.out.len = 0
+            return
+        self.router.counters.bytes_out += self.out.len
+        self.transport.write(PyBytes_FromStringAndSize(self.out.p, self.out.len))
+        self.out.len = 0
+        if self.out.cap > 16384:
+            buf_free(&self.out)
+
+    cdef void block(self):
+        """Neither parse nor read."""
+        self.blocked = True
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    cdef bint must_wait(self):
+        """Has this client had its share for now?"""
+        cdef Py_ssize_t limit = C_MAX_PEER_PIPELINE if self.peer else C_MAX_PIPELINE
+        if self.barrier and self.head is None:
+            self.barrier = False
+        return (
+            self.write_paused
+            or self.stalled
+            or self.barrier
+            or self.outstanding >= (limit // 2 if self.blocked else limit)
+        )
+
+    cdef void unblock(self):
+        self.blocked = False
+        self.take_rest()
+        if self.closing:
+            self.touch()
+        if not self.blocked and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+
+class ClientProtocol(Client, asyncio.BufferedProtocol):
+    """A client's connection as asyncio wants it."""
+
+    __slots__ = ()

@@ -1,0 +1,273 @@
+"""The router's objects: requests on their way, the lines they stand in, connections on both sides, partitions."""
+
+from libc.stdint cimport int64_t, uint64_t
+
+from .command_table cimport Command, CommandTable, Merge
+from .resp cimport Arg, Buf, ReplyScan, RequestScan
+
+# A gate record of the pod table as the router reads it (cachecluster_core.pod_table).
+cdef struct Gate:
+    uint64_t seen_epoch
+    uint64_t gate_epoch
+    int64_t deadline_ns
+    uint64_t generation
+
+cdef enum Internal:
+    NOT_INTERNAL = 0
+    HELLO_REPLY = 1      # the reply to our own greeting on a backend connection
+    RESUME_REPLY = 2     # the reply to CACHECLUSTER RESUME
+
+
+# One command of a client, or a part of one that was split, or a message of our own to a backend.
+cdef class Request:
+    cdef Client client           # None for a message of our own
+    cdef Request next            # the client's order
+    cdef Request follower        # the order of the line it stands in: a backend's or a partition's
+    cdef Split split             # set on a part
+    cdef int part                # number of the part
+    cdef bytes chunk             # the bytes that hold the frame, shared with others of its batch
+    cdef Py_ssize_t at
+    cdef Py_ssize_t len
+    cdef int partition
+    cdef int slot
+    cdef int proto
+    cdef bint write
+    cdef bint done               # the reply stands in `reply`, waiting for its turn
+    cdef Internal internal
+    cdef double parked_at        # 0 while it was never parked
+    cdef int64_t started_ns      # 0 unless its latency is sampled
+    cdef Buf reply
+
+    cdef bytes frame(self)
+
+
+# First-in first-out, linked through Request.follower.
+cdef class Line:
+    cdef Request head
+    cdef Request tail
+
+    cdef void push(self, Request r)
+    cdef Request pop(self)
+
+
+# A command whose keys lie in several partitions: its parts' replies are merged into one.
+cdef class Split:
+    cdef Request parent
+    cdef Merge merge
+    cdef bint write
+    cdef int waiting             # parts without a reply
+    cdef list replies            # by part; None until it came
+    cdef list part_of_key        # for MGET: which part answers the key, by key
+
+    cdef bytes merged(self)
+    cdef bytes merged_error(self)
+    cdef bytes merged_array(self)
+
+
+# Where commands go: the engine process of a local copy, or the cluster port of another pod.
+cdef class Target:
+    cdef Router router
+    cdef readonly str name       # for logs
+    cdef int partition           # of a local engine; -1 for a peer
+    cdef readonly str uid        # of a peer; None for an engine
+    cdef public object address   # path of a unix socket, or (host, port)
+    cdef Backend two
+    cdef Backend three
+    cdef double retry_at
+    cdef double backoff
+
+    cdef Backend ready(self, int proto)
+    cdef void dial(self, int proto)
+    cdef void drop(self, Backend b)
+    cdef void flush_all(self)
+    cdef bint idle(self)
+    cdef void close(self, str reason)
+
+
+# One pipelined connection to a target in one RESP version.
+cdef class Backend:
+    cdef readonly Router router
+    cdef readonly Target target
+    cdef readonly int proto
+    cdef object transport
+    cdef bint is_ready
+    cdef bint closed
+    cdef bint write_paused
+    cdef bint scheduled          # a flush is due in this tick
+    cdef Buf rest                # an incomplete reply
+    cdef ReplyScan scan
+    cdef Buf out                 # commands of this tick
+    cdef Line unsent             # the requests of `out`
+    cdef Line sent               # those that wait for their reply
+    cdef double heard            # when it last answered, or got work while it had none
+    cdef set refused             # partitions whose refusal by the peer has not been ended by RESUME
+    cdef list stalled            # clients that wait until the socket takes more
+
+    cdef void add(self, Request r, const char* frame, Py_ssize_t n)
+    cdef void schedule(self)
+    cdef void flush(self)
+    cdef void evict(self, Partition p)
+    cdef Py_ssize_t take_replies(self, const char* p, Py_ssize_t n)
+    cdef void take_reply(self, Request r, const char* p, Py_ssize_t n, list late)
+    cdef void take_refusal(self, Request r, Partition p)
+    cdef void take_internal(self, Request r, const char* p, Py_ssize_t n)
+    cdef void take_back(self, Line line)
+    cdef bytes take_batch(self)
+    cdef void resume(self, int partition)
+    cdef void let_go(self)
+    cdef bint idle(self)
+    cdef void lose(self, str reason)
+
+
+# One partition as this router sees it: where its commands go, what waits, what is in flight.
+cdef class Partition:
+    cdef Router router
+    cdef int index
+    cdef bint mine               # the primary is on this pod
+    cdef Target engine           # the local copy, or None
+    cdef Target owner            # where its commands go now; None: nowhere
+    cdef Target carrier          # where those in flight went
+    cdef Py_ssize_t inflight
+    cdef Line refused            # were sent and must go again, before those of `waiting`
+    cdef Line waiting
+    cdef double hold_until       # do not try again before: a peer has just refused
+    cdef uint64_t* record        # of the pod table
+    cdef uint64_t generation     # taken over from the agent
+    cdef uint64_t confirm_due    # to be confirmed when nothing is in flight; 0: none
+    cdef double cut_at           # when what is in flight at a shut gate is given up
+    cdef int64_t deadline_ns     # the last deadline read at the generation taken over
+    cdef uint64_t requests
+
+    cdef bint parks(self)
+    cdef Gate read(self)
+    cdef bint may_serve(self)
+    cdef bint may_release(self)
+    cdef void submit(self, Request r, const char* frame, Py_ssize_t n)
+    cdef void park(self, Request r)
+    cdef void left_flight(self)
+    cdef void release(self)
+    cdef void expire(self, double now)
+    cdef void unpark(self, Request r)
+    cdef void send_again(self, Request r)
+    cdef void take_over(self, uint64_t generation)
+    cdef void confirm_when_idle(self)
+
+
+# A connection that a client, or a peer router, made to one of our ports.
+cdef class Client:
+    cdef readonly Router router
+    cdef public object transport
+    cdef readonly uint64_t id
+    cdef readonly bint cluster   # on the cluster port
+    cdef readonly bint peer      # a router of another pod
+    cdef readonly int proto
+    cdef public dict info        # name, library, ...: None until set
+    cdef set gated               # peer: partitions refused until RESUME
+    cdef bint closed
+    cdef bint closing            # close when nothing is outstanding
+    cdef bint over_limit
+    cdef bint blocked            # not parsing, not reading
+    cdef bint barrier            # waits until nothing is outstanding
+    cdef bint write_paused
+    cdef bint stalled            # waits until a backend's socket takes more
+    cdef bint touched            # has replies to write
+    cdef Py_ssize_t outstanding
+    cdef Request head
+    cdef Request tail
+    cdef Buf rest                # an incomplete request, or what is not parsed yet
+    cdef RequestScan scan
+    cdef Buf out
+
+    cdef Py_ssize_t parse(self, const char* p, Py_ssize_t n)
+    cdef bint inline(self, const char* p, Py_ssize_t n)
+    cdef void refuse(self, bytes error)
+    cdef void gate(self, int partition)
+    cdef void take_in(self, Py_ssize_t n)
+    cdef void take_rest(self)
+    cdef Request append(self)
+    cdef void reply(self, bytes data)
+    cdef void deliver(self, Request r, const char* p, Py_ssize_t n)
+    cdef void touch(self)
+    cdef void settle(self)
+    cdef void write_out(self)
+    cdef void block(self)
+    cdef bint must_wait(self)
+    cdef void unblock(self)
+
+
+cdef struct Counters:
+    uint64_t local
+    uint64_t forwarded
+    uint64_t split
+    uint64_t answered
+    uint64_t tryagain
+    uint64_t indeterminate
+    uint64_t protocol
+    uint64_t moved
+    uint64_t crossslot
+    uint64_t gated
+    uint64_t unserved
+    uint64_t retried
+    uint64_t parked_total
+    uint64_t connections
+    uint64_t rejected
+    uint64_t bytes_in
+    uint64_t bytes_out
+    uint64_t latency[24]
+
+
+cdef class Router:
+    cdef readonly object loop
+    cdef readonly CommandTable table
+    cdef readonly object answers         # (client, name, arguments) -> bytes
+    cdef readonly object connect         # (target, protocol factory, address): starts a connection
+    cdef public object confirm           # (partition, generation): tells the agent; None without one
+    cdef readonly dict routes            # as the agent sent them; None before the first
+    cdef readonly int partitions
+    cdef int shift
+    cdef list lines                      # Partition by number
+    cdef dict peers                      # Target by pod UID
+    cdef list retired                    # targets that the routes name no more
+    cdef readonly str self_uid
+    cdef bytearray shared                # where every connection reads into
+    cdef char* shared_p
+    cdef object shared_view
+    cdef object table_view               # keeps the pod table mapped
+    cdef list dirty                      # backends to flush in this tick
+    cdef bint flush_due
+    cdef list touched                    # clients to write to
+    cdef readonly dict clients           # by id
+    cdef readonly Py_ssize_t client_count
+    cdef readonly Py_ssize_t peer_count
+    cdef uint64_t last_id
+    cdef uint64_t sample
+    cdef Py_ssize_t parked
+    cdef Py_ssize_t parked_bytes
+    cdef Py_ssize_t max_parked_bytes
+    cdef double park_timeout
+    cdef Py_ssize_t max_clients
+    cdef readonly bint stopping
+    cdef double tick_due
+    cdef double lag
+    cdef Counters counters
+
+    cdef object tick_timer
+
+    cdef void make_lines(self, int partitions)
+    cdef void use_members(self, dict members)
+    cdef void use_copy(self, Partition p, dict copy)
+    cdef void use_primary(self, Partition p, uid)
+    cdef void target_ready(self, Target target)
+    cdef void settle_touched(self)
+    cdef void schedule_flush(self)
+    cdef void deliver(self, Request r, const char* p, Py_ssize_t n)
+    cdef void fail(self, Request r, bytes error)
+    cdef bytes moved(self, int slot, int partition)
+    cdef void give_up(self, list lost, str reason)
+    cdef void give_up_sent(self, list lost, str reason)
+    cdef void time_request(self, Request r)
+    cdef void hurry(self)
+    cdef void look_at_target(self, Target target, double now)
+    cdef void look_at_retired(self, double now)
+    cdef void look_at_backend(self, Backend b, double now)
+    cdef bint has_lost_partition(self, Target target)

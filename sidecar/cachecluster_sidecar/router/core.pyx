@@ -1,0 +1,149 @@
+"""The hot path of a router: client connections, backend connections, and the gates and lines between them.
+
+Frames are forwarded as the bytes they came in; nothing is built per argument, no task, future or timer per command,
+and each socket is written once per tick of the loop. What is not hot stands in plain Python beside this module: the
+agent's connection (control.py), the replies that the router makes itself (answers.py), dialling (dial.py).
+
+The parts, each with one job:
+    request.pxi     requests, the lines they stand in, merging the parts of a split one
+    partition.pxi   gates, parking and release, generations and their confirmation
+    backend.pxi     pipelined connections to engines and peers
+    client.pxi      connections of clients and peers: reading, replies in order, back-pressure
+    dispatch.pxi    what to do with one command
+    router.pxi      routes, the tick, counters
+"""
+
+import asyncio
+import logging
+
+from cachecluster_core import pod_table
+
+from .checks import CHECKS, NOT_SERVED
+
+cimport cython
+from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.buffer cimport PyBUF_WRITE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
+from libc.stdio cimport snprintf
+from libc.stdlib cimport calloc, free, malloc, strtoll
+from libc.string cimport memcmp, memset
+
+from cachecluster_core cimport gate_step
+
+from .command_table cimport (
+    KIND_CONTAINER,
+    KIND_KEYS,
+    KIND_LATER,
+    KIND_LOCAL,
+    KIND_REFUSED,
+    KIND_SPLIT,
+    MAX_SPECS,
+    MERGE_ARRAY,
+    MERGE_OK,
+    MERGE_SUM,
+    Command,
+    CommandTable,
+    Merge,
+    find_keys,
+    key_slot,
+)
+from .resp cimport (
+    SCAN_ERROR,
+    SCAN_INCOMPLETE,
+    SCAN_INLINE,
+    Arg,
+    Buf,
+    ReplyScan,
+    RequestScan,
+    buf_add,
+    buf_add_bytes,
+    buf_consume,
+    buf_free,
+    buf_reserve,
+    inline_to_request,
+    next_arg,
+    reply_scan_reset,
+    request_error,
+    request_scan_reset,
+    scan_reply,
+    scan_request,
+)
+
+log = logging.getLogger("cachecluster.router")
+
+SHARED_BUFFER_BYTES = 262144
+"""Every connection reads into this one buffer; only what is incomplete is copied."""
+MAX_PIPELINE = 1024
+"""Commands of one client that may be outstanding; then its socket is not read until half of them are answered."""
+MAX_PEER_PIPELINE = 32768
+"""The same for a peer router, which carries the commands of many clients."""
+OUTPUT_PAUSE_BYTES = 262144
+"""Replies that the socket has not taken yet, per client; then its commands wait."""
+OUTPUT_MAX_BYTES = 134217728
+"""The same bound for replies to commands that were already on their way; then the client is disconnected."""
+BACKEND_PAUSE_BYTES = 1048576
+"""Commands that a backend's socket has not taken yet; then clients that send more to it are not read."""
+CONNECT_TIMEOUT_S = 1.0
+"""Connecting to a backend and being greeted by it."""
+PEER_SILENCE_S = 1.0
+"""How long a peer may be silent that holds commands of a partition which has moved away from it."""
+GATE_DRAIN_S = 0.25
+"""How long what is in flight at a gate that was shut may take before the engine connection is cut."""
+REFUSED_HOLD_S = 0.01
+"""How long after a peer's refusal a partition's commands wait before they are sent again."""
+RETRY_FIRST_S = 0.01
+RETRY_MAX_S = 0.25
+"""Wait before dialling a backend again: the first time, and at most; doubled in between."""
+TICK_BUSY_S = 0.01
+TICK_IDLE_S = 0.1
+"""Interval of the router's only timer while commands are parked or a gate drains, and otherwise."""
+PEER_CONNECTIONS = 1024
+"""Connections of the cluster port beyond the limit of clients, so that peers are not shut out by clients."""
+LATENCY_SAMPLE = 16
+"""One of so many commands is timed."""
+
+cdef enum:
+    C_MAX_PIPELINE = 1024
+    C_MAX_PEER_PIPELINE = 32768
+    C_OUTPUT_PAUSE = 262144
+    C_OUTPUT_MAX = 134217728
+    C_BACKEND_PAUSE = 1048576
+    C_LATENCY_MASK = 15
+    LATENCY_BUCKETS = 24
+    STACK_ARGS = 64
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <time.h>
+    static inline uint64_t cc_acquire(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+    static inline uint64_t cc_relaxed(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+    static inline void cc_fence(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
+    static inline int64_t cc_ns(clockid_t clock) {
+        struct timespec t;
+        clock_gettime(clock, &t);
+        return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+    }
+    static inline int64_t cc_boottime_ns(void) { return cc_ns(CLOCK_BOOTTIME); }
+    static inline int64_t cc_monotonic_ns(void) { return cc_ns(CLOCK_MONOTONIC); }
+    """
+    uint64_t cc_acquire(const uint64_t* p) noexcept nogil
+    uint64_t cc_relaxed(const uint64_t* p) noexcept nogil
+    void cc_fence() noexcept nogil
+    int64_t cc_boottime_ns() noexcept nogil
+    int64_t cc_monotonic_ns() noexcept nogil
+
+
+cdef inline double seconds() noexcept nogil:
+    """Monotonic time in seconds."""
+    return cc_monotonic_ns() * 1e-9
+
+
+include "request.pxi"
+include "partition.pxi"
+include "backend.pxi"
+include "client.pxi"
+include "dispatch.pxi"
+include "router.pxi"

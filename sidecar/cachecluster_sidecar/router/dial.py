@@ -1,0 +1,57 @@
+"""Makes the router's connections: to engines over their unix sockets, to peers over TCP, with their greetings."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+from .core import CONNECT_TIMEOUT_S, Backend
+from .resp import encode_request
+
+log = logging.getLogger("cachecluster.router")
+
+GATE_PASSWORD_FILE = "gate-password"
+PEER_TOKEN_FILE = "peer-token"
+GATE_USER = b"gate"
+
+
+class Dialler:
+    """Called with a backend that wants a connection; secrets are read for each, so that new ones are used at once."""
+
+    def __init__(self, secrets_dir: Path) -> None:
+        self._secrets = secrets_dir
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __call__(self, backend: Backend) -> None:
+        """Start connecting; the outcome goes to `greet` or `failed` of the backend."""
+        task = asyncio.get_running_loop().create_task(self._dial(backend))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _dial(self, backend: Backend) -> None:
+        target = backend.target
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                if isinstance(target.address, str):
+                    await loop.create_unix_connection(lambda: backend, target.address)
+                else:
+                    host, port = target.address
+                    await loop.create_connection(lambda: backend, host, port)
+            backend.greet(self._greeting(backend))
+        except (OSError, TimeoutError) as error:
+            backend.failed(str(error) or type(error).__name__)
+
+    def _greeting(self, backend: Backend) -> bytes:
+        """The first command of a connection; it has exactly one reply."""
+        proto = b"%d" % backend.proto
+        if backend.target.uid is not None:
+            token = self.secret(PEER_TOKEN_FILE)
+            return encode_request([b"CACHECLUSTER", b"HELLO", proto, token, backend.target.uid.encode()])
+        login = [b"AUTH", GATE_USER, self.secret(GATE_PASSWORD_FILE)]
+        return encode_request([b"HELLO", b"3", *login] if backend.proto == 3 else login)
+
+    def secret(self, name: str) -> bytes:
+        """The content of one file of the mounted Secret. OSError when it is not there."""
+        return (self._secrets / name).read_bytes().strip()

@@ -1,0 +1,295 @@
+# What to do with one command of a client.
+
+cdef bytes OK = b"+OK\r\n"
+cdef bytes PONG = b"+PONG\r\n"
+cdef bytes CROSSSLOT = b"-CROSSSLOT Keys in request don't hash to the same slot\r\n"
+cdef enum:
+    ERROR_WORD_BYTES = 128
+
+
+cdef bint serve(Client c, const char* frame, Py_ssize_t n):
+    """Serve one request, whose scan stands in the client; False: not before everything outstanding is answered."""
+    cdef Router router = c.router
+    cdef RequestScan* scan = &c.scan
+    cdef Command* container
+    cdef Command* command = router.table.find(frame + scan.head[0].at, scan.head[0].len)
+    if c.over_limit or command == NULL:
+        return serve_unknown(c, frame)
+    if command.container and scan.argc > 1:
+        container = command
+        command = router.table.find_sub(container, frame + scan.head[1].at, scan.head[1].len)
+        if command == NULL:
+            c.refuse(subcommand_error(container, frame, scan.head[1]))
+            return True
+    if wrong_arity(command, scan.argc):
+        c.refuse(arity_error(command))
+        return True
+    if command.one_key:
+        forward(c, key_slot(frame + scan.head[1].at, scan.head[1].len), command.write, frame, n)
+        return True
+    if command.kind == KIND_KEYS or command.kind == KIND_SPLIT:
+        serve_keys(c, command, frame, n)
+        return True
+    if command.kind == KIND_LOCAL:
+        return serve_here(c, command, frame)
+    router.counters.unserved += 1
+    c.refuse(unserved_error(command, router.table.entries[command.index]))
+    return True
+
+
+cdef bint wrong_arity(Command* command, Py_ssize_t argc) noexcept nogil:
+    return argc != command.arity if command.arity > 0 else argc < -command.arity
+
+
+cdef bytes name_of(Command* command):
+    return command.name[: command.name_len]
+
+
+cdef bytes arity_error(Command* command):
+    return b"-ERR wrong number of arguments for '" + name_of(command) + b"' command\r\n"
+
+
+cdef bytes unserved_error(Command* command, dict entry):
+    """Why a known command is not served, and what to use instead."""
+    if command.kind == KIND_REFUSED:
+        return f"-ERR '{entry['name']}' is refused by the router: {entry['hint']}\r\n".encode()
+    return f"-ERR '{entry['name']}' {NOT_SERVED}\r\n".encode()
+
+
+cdef bytes clean(const char* p, Py_ssize_t n):
+    """Bytes for an error line: line ends become spaces, as in Redis."""
+    return PyBytes_FromStringAndSize(p, n).replace(b"\r", b" ").replace(b"\n", b" ")
+
+
+cdef bytes subcommand_error(Command* container, const char* frame, Arg sub):
+    word = clean(frame + sub.at, min(sub.len, ERROR_WORD_BYTES))
+    return b"-ERR unknown subcommand '" + word + b"'. Try " + name_of(container).upper() + b" HELP.\r\n"
+
+
+cdef list all_arguments(const char* frame, Py_ssize_t argc):
+    """The arguments as bytes objects: for commands that are not hot."""
+    cdef list arguments = []
+    cdef Arg arg
+    cdef Py_ssize_t at = first_argument(frame), i
+    for i in range(argc):
+        at = next_arg(frame, at, &arg)
+        arguments.append(PyBytes_FromStringAndSize(frame + arg.at, arg.len))
+    return arguments
+
+
+cdef Py_ssize_t first_argument(const char* frame) noexcept nogil:
+    """Where the header of a complete frame ends."""
+    cdef Py_ssize_t at = 0
+    while frame[at] != c"\n":
+        at += 1
+    return at + 1
+
+
+cdef bint serve_unknown(Client c, const char* frame):
+    """Not in the table: the routers' own command, or none."""
+    cdef list arguments = all_arguments(frame, c.scan.argc)
+    cdef bytes name = arguments[0]
+    cdef bytes reply
+    if c.cluster and name.upper() == b"CACHECLUSTER":
+        reply = c.router.answers(c, "cachecluster", arguments)
+        if reply is None:
+            return False
+        c.reply(reply)
+    elif c.over_limit:
+        c.refuse(b"-ERR max number of clients reached\r\n")
+        c.closing = True
+    else:
+        c.refuse(unknown_error(arguments))
+    return True
+
+
+cdef bytes unknown_error(list arguments):
+    """Redis' own words (server.c, processCommand): as many arguments as fit into 128 bytes."""
+    shown = b""
+    for argument in arguments[1:]:
+        if len(shown) >= ERROR_WORD_BYTES:
+            break
+        shown += b"'" + argument[: ERROR_WORD_BYTES - len(shown)].split(b"\0")[0] + b"' "
+    name = arguments[0][:ERROR_WORD_BYTES].split(b"\0")[0]
+    return clean_error(b"ERR unknown command '" + name + b"', with args beginning with: " + shown)
+
+
+cdef bytes clean_error(bytes text):
+    return b"-" + clean(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text)) + b"\r\n"
+
+
+cdef bint serve_here(Client c, Command* command, const char* frame):
+    """A command that the router answers itself; False: not before everything outstanding is answered."""
+    cdef Py_ssize_t argc = c.scan.argc
+    cdef str name
+    cdef bytes reply
+    if argc == 1 and command.name_len == 4 and memcmp(command.name, b"ping", 4) == 0:
+        c.router.counters.answered += 1
+        c.reply(PONG)
+        return True
+    name = (<dict>c.router.table.entries[command.index])["name"]
+    if (name == "hello" or name == "reset") and c.head is not None:
+        return False
+    c.router.counters.answered += 1
+    c.reply(c.router.answers(c, name, all_arguments(frame, argc)))
+    return True
+
+
+cdef void forward(Client c, int slot, bint write, const char* frame, Py_ssize_t n):
+    """Send a command to the partition of its slot."""
+    cdef Router router = c.router
+    cdef Partition p
+    cdef Request r
+    if router.partitions == 0:
+        c.refuse(b"-TRYAGAIN this router has no map yet; this command was not executed, send it again\r\n")
+        return
+    p = <Partition>router.lines[slot >> router.shift]
+    if c.cluster:
+        if c.peer and (not p.mine or peer_must_wait(c, p)):
+            c.gate(p.index)
+            router.counters.gated += 1
+            c.refuse(b"-CCGATE %d\r\n" % p.index)
+            return
+        if not p.mine and p.owner is not None:
+            c.refuse(router.moved(slot, p.index))
+            return
+    if p.mine:
+        router.counters.local += 1
+    else:
+        router.counters.forwarded += 1
+    r = c.append()
+    r.partition = p.index
+    r.slot = slot
+    r.write = write
+    p.submit(r, frame, n)
+
+
+cdef bint peer_must_wait(Client c, Partition p):
+    """A peer's command never waits here: it is refused when it cannot go to the engine at once."""
+    if c.gated is not None and p.index in c.gated:
+        return True
+    return p.parks() or p.owner.ready(c.proto) is None
+
+
+cdef struct Scratch:
+    Arg* args
+    Py_ssize_t* keys
+
+
+cdef void serve_keys(Client c, Command* command, const char* frame, Py_ssize_t n):
+    """A command whose keys have to be looked for."""
+    cdef Arg args[STACK_ARGS]
+    cdef Py_ssize_t keys[STACK_ARGS * MAX_SPECS]
+    cdef Scratch scratch
+    cdef Py_ssize_t argc = c.scan.argc
+    scratch.args = args
+    scratch.keys = keys
+    if argc > STACK_ARGS:
+        scratch.args = <Arg*>malloc(argc * sizeof(Arg))
+        scratch.keys = <Py_ssize_t*>malloc(argc * MAX_SPECS * sizeof(Py_ssize_t))
+        if scratch.args == NULL or scratch.keys == NULL:
+            free(scratch.args)
+            free(scratch.keys)
+            raise MemoryError()
+    try:
+        serve_found_keys(c, command, frame, n, scratch)
+    finally:
+        if argc > STACK_ARGS:
+            free(scratch.args)
+            free(scratch.keys)
+
+
+cdef void serve_found_keys(Client c, Command* command, const char* frame, Py_ssize_t n, Scratch s):
+    cdef Py_ssize_t argc = c.scan.argc, at = first_argument(frame), i, count
+    cdef int slot, first = 0
+    cdef bint one_slot = True, one_partition = True
+    cdef dict entry = c.router.table.entries[command.index]
+    if "check" in entry:
+        reason = CHECKS[entry["check"]](all_arguments(frame, argc))
+        if reason is not None:
+            c.router.counters.unserved += 1
+            c.refuse(f"-ERR {reason}\r\n".encode())
+            return
+    for i in range(argc):
+        at = next_arg(frame, at, &s.args[i])
+    count = find_keys(command, frame, s.args, argc, s.keys, argc * MAX_SPECS)
+    for i in range(count):
+        slot = key_slot(frame + s.args[s.keys[i]].at, s.args[s.keys[i]].len)
+        if i == 0:
+            first = slot
+        elif slot != first:
+            one_slot = False
+            one_partition = one_partition and slot >> c.router.shift == first >> c.router.shift
+    if one_slot or (one_partition and (c.peer or (command.kind == KIND_SPLIT and not c.cluster))):
+        # Without keys (a wrong argument before them) any engine knows the error to answer.
+        forward(c, first, command.write, frame, n)
+    elif command.kind == KIND_SPLIT and not c.cluster:
+        split_command(c, command, frame, s, count)
+    else:
+        c.router.counters.crossslot += 1
+        c.refuse(CROSSSLOT)
+
+
+cdef void split_command(Client c, Command* command, const char* frame, Scratch s, Py_ssize_t count):
+    """One request for each partition that has keys of the command, and one reply of theirs."""
+    cdef Router router = c.router
+    cdef Split split
+    cdef Request r
+    cdef Partition p
+    cdef list parts
+    cdef bytes part
+    cdef int number = 0
+    if command.merge == MERGE_OK and c.scan.argc % 2 == 0:
+        c.refuse(arity_error(command))
+        return
+    router.counters.split += 1
+    split = Split.__new__(Split)
+    split.merge = command.merge
+    split.write = command.write
+    split.part_of_key = []
+    split.parent = c.append()
+    parts = part_frames(router, command, frame, s, count, split.part_of_key)
+    split.waiting = len(parts)
+    split.replies = [None] * len(parts)
+    for index, part in parts:
+        r = Request.__new__(Request)
+        r.client = c
+        r.split = split
+        r.part = number
+        r.partition = index
+        r.proto = c.proto
+        r.write = command.write
+        number += 1
+        p = <Partition>router.lines[index]
+        p.submit(r, PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
+
+
+cdef list part_frames(
+    Router router, Command* command, const char* frame, Scratch s, Py_ssize_t count, list part_of_key
+):
+    """(partition, frame) for each partition with keys, in the order of their first keys; part_of_key is filled."""
+    cdef dict number = {}
+    cdef list pieces = []
+    cdef list order = []
+    cdef int partition, step = command.spec[0].step
+    cdef Py_ssize_t i, first, start, end
+    cdef Arg arg
+    for i in range(count):
+        first = s.keys[i]
+        arg = s.args[first]
+        partition = key_slot(frame + arg.at, arg.len) >> router.shift
+        if partition not in number:
+            number[partition] = len(order)
+            order.append(partition)
+            pieces.append([])
+        part = number[partition]
+        part_of_key.append(part)
+        # The raw bytes of the key and of what belongs to it, from the `$` on.
+        start = s.args[first - 1].at + s.args[first - 1].len + 2
+        end = s.args[first + step - 1].at + s.args[first + step - 1].len + 2
+        (<list>pieces[part]).append(PyBytes_FromStringAndSize(frame + start, end - start))
+    name = PyBytes_FromStringAndSize(frame + s.args[0].at, s.args[0].len)
+    return [
+        (order[part], b"*%d\r\n$%d\r\n%s\r\n" % (1 + step * len(found), len(name), name) + b"".join(found))
+        for part, found in enumerate(pieces)
+    ]

@@ -1,0 +1,209 @@
+# One partition: its gate, its parked commands, what is in flight.
+
+cdef enum:
+    SEQLOCK_TRIES = 64
+
+
+def lost_error(int partition, reason):
+    """The reply to a command that was sent and whose own reply will not come."""
+    return (
+        f"-INDETERMINATE partition {partition}: {reason} after this command was sent, so it may or may not have been "
+        "executed: read before you write again\r\n"
+    ).encode()
+
+
+def timeout_error(int partition, double waited_s):
+    """The reply to a command that was parked for too long."""
+    return (
+        f"-TRYAGAIN partition {partition} has no open gate: waited {waited_s * 1000:.0f} ms for its primary; this "
+        "command was not executed, send it again\r\n"
+    ).encode()
+
+
+def full_error(int partition, Py_ssize_t limit):
+    """The reply to a command that there is no room to park."""
+    return (
+        f"-TRYAGAIN partition {partition} has no open gate and the {limit} bytes for waiting commands are taken; this "
+        "command was not executed, send it again\r\n"
+    ).encode()
+
+
+@cython.final
+cdef class Partition:
+    """Commands of a partition go to its owner in the order they came, or wait here for one that takes them."""
+
+    def __cinit__(self, Router router, int index):
+        self.router = router
+        self.index = index
+        self.refused = Line()
+        self.waiting = Line()
+
+    cdef bint parks(self):
+        """Must a new command wait: behind others, or for what is still in flight at a former owner?"""
+        return (
+            self.owner is None
+            or self.waiting.head is not None
+            or self.refused.head is not None
+            or (self.inflight > 0 and self.carrier is not self.owner)
+        )
+
+    cdef Gate read(self):
+        """The gate record; shut, at no generation, when it cannot be read."""
+        cdef Gate gate
+        cdef uint64_t before
+        cdef int i
+        memset(&gate, 0, sizeof(Gate))
+        if self.record == NULL:
+            return gate
+        for i in range(SEQLOCK_TRIES):
+            before = cc_acquire(self.record)
+            if before & 1:
+                continue
+            gate.seen_epoch = cc_relaxed(self.record + 1)
+            gate.gate_epoch = cc_relaxed(self.record + 2)
+            gate.deadline_ns = <int64_t>cc_relaxed(self.record + 3)
+            gate.generation = cc_relaxed(self.record + 4)
+            cc_fence()
+            if cc_relaxed(self.record) == before:
+                return gate
+        memset(&gate, 0, sizeof(Gate))
+        return gate
+
+    cdef bint may_serve(self):
+        """May commands be handed to the engine now?"""
+        cdef Gate gate = self.read()
+        if self.router.stopping:
+            return False
+        if gate.generation == self.generation and self.generation:
+            self.deadline_ns = gate.deadline_ns
+        return gate_step.may_serve(
+            self.generation, gate.generation, gate.gate_epoch, gate.seen_epoch, gate.deadline_ns, cc_boottime_ns()
+        )
+
+    cdef bint may_release(self):
+        """May replies of the engine leave now?
+
+        The deadline counts that was read at the generation this router has taken over: one written since may belong to
+        a later opening of the gate, before which another primary served.
+        """
+        cdef Gate gate = self.read()
+        if gate.generation == self.generation and self.generation:
+            self.deadline_ns = gate.deadline_ns
+        return gate_step.may_release(self.deadline_ns, cc_boottime_ns())
+
+    cdef void submit(self, Request r, const char* frame, Py_ssize_t n):
+        """Send a command that has just come, or park it."""
+        cdef Backend b = None if self.parks() else self.owner.ready(r.proto)
+        self.requests += 1
+        if b is not None:
+            b.add(r, frame, n)
+            return
+        if self.router.parked_bytes + n > self.router.max_parked_bytes:
+            self.router.counters.tryagain += 1
+            self.router.fail(r, full_error(self.index, self.router.max_parked_bytes))
+            return
+        r.chunk = PyBytes_FromStringAndSize(frame, n)
+        r.at = 0
+        r.len = n
+        self.park(r)
+        self.waiting.push(r)
+
+    cdef void park(self, Request r):
+        """Count a command as parked; the caller puts it into its line."""
+        if r.parked_at == 0:
+            r.parked_at = seconds()
+            self.router.counters.parked_total += 1
+        self.router.parked += 1
+        self.router.parked_bytes += r.len
+        self.router.hurry()
+
+    cdef void unpark(self, Request r):
+        self.router.parked -= 1
+        self.router.parked_bytes -= r.len
+
+    cdef void send_again(self, Request r):
+        """Park a command that was sent, or was about to be, in front of those that came later."""
+        if r.chunk is not None and PyBytes_GET_SIZE(r.chunk) > 2 * r.len + 4096:
+            r.chunk = r.frame()
+            r.at = 0
+        self.park(r)
+        self.refused.push(r)
+
+    cdef void left_flight(self):
+        """Nothing is in flight any more: what waited for that may go on."""
+        if self.inflight == 0:
+            self.carrier = None
+            self.confirm_when_idle()
+            if self.refused.head is not None or self.waiting.head is not None:
+                self.release()
+
+    cdef void confirm_when_idle(self):
+        """Tell the agent that the generation is taken over once nothing is in flight at the engine."""
+        cdef uint64_t generation = self.confirm_due
+        if generation and (self.inflight == 0 or self.carrier is not self.engine):
+            self.confirm_due = 0
+            self.cut_at = 0
+            if self.router.confirm is not None:
+                self.router.confirm(self.index, generation)
+
+    cdef void take_over(self, uint64_t generation):
+        """The agent says that the gate record is now at this generation."""
+        cdef Gate gate = self.read()
+        if gate.generation == generation:
+            self.deadline_ns = gate.deadline_ns
+        self.generation = generation
+        if gate.generation == generation and gate.gate_epoch and gate.gate_epoch >= gate.seen_epoch:
+            self.confirm_due = 0
+            self.cut_at = 0
+            if self.router.confirm is not None:
+                self.router.confirm(self.index, generation)
+            self.release()
+            return
+        self.confirm_due = generation
+        self.cut_at = seconds() + GATE_DRAIN_S
+        if self.engine is not None:
+            self.engine.flush_all()
+        self.confirm_when_idle()
+        self.router.hurry()
+
+    cdef void release(self):
+        """Send what is parked, as far as the owner takes it."""
+        cdef Backend b
+        cdef Request r
+        cdef Line line
+        if self.inflight > 0 or (self.refused.head is None and self.waiting.head is None):
+            return
+        if seconds() < self.hold_until or (self.owner is not None and self.mine and not self.may_serve()):
+            return
+        while True:
+            line = self.refused if self.refused.head is not None else self.waiting
+            r = line.head
+            if r is None:
+                return
+            if r.client.closed:
+                self.unpark(line.pop())
+                continue
+            if r.client.cluster and self.owner is not None and not self.mine:
+                self.unpark(line.pop())
+                self.router.fail(r, self.router.moved(r.slot, self.index))
+                continue
+            b = self.owner.ready(r.proto) if self.owner is not None else None
+            if b is None:
+                return
+            line.pop()
+            self.unpark(r)
+            b.add(r, PyBytes_AS_STRING(r.chunk) + r.at, r.len)
+
+    cdef void expire(self, double now):
+        """Answer what has been parked for too long."""
+        cdef Request r
+        cdef Line line
+        for line in (self.refused, self.waiting):
+            while line.head is not None and (
+                line.head.client.closed or now - line.head.parked_at > self.router.park_timeout
+            ):
+                r = line.pop()
+                self.unpark(r)
+                if not r.client.closed:
+                    self.router.counters.tryagain += 1
+                    self.router.fail(r, timeout_error(self.index, now - r.parked_at))

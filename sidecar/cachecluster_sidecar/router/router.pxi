@@ -1,0 +1,416 @@
+# Routes, the tick, counters: what is one a process.
+
+
+cdef class Router:
+    """Owns the partitions, the targets and the clients of one worker process."""
+
+    def __init__(self, loop, list commands, connect, answers):
+        """`commands`: the entries of commands.json. `connect(backend)` starts a connection and calls back `greet` or
+        `failed`. `answers(client, name, arguments)` makes the replies that the router gives itself."""
+        self.loop = loop
+        self.table = CommandTable(commands)
+        self.connect = connect
+        self.answers = answers
+        self.lines = []
+        self.peers = {}
+        self.retired = []
+        self.shared = bytearray(SHARED_BUFFER_BYTES)
+        self.shared_p = PyByteArray_AS_STRING(self.shared)
+        self.shared_view = memoryview(self.shared)
+        self.dirty = []
+        self.touched = []
+        self.clients = {}
+        self.tick_timer = None
+        self.park_timeout = 8.0
+        self.max_clients = 10000
+        self.max_parked_bytes = 67108864
+
+    def client(self, bint cluster):
+        """A protocol for a connection to the cluster port or the front port."""
+        return ClientProtocol(self, cluster)
+
+    # -- what the agent says
+
+    def use_pod_table(self, view):
+        """Map the gate records: `view` is a read-only buffer of the whole pod table."""
+        cdef const unsigned char[::1] data = view
+        cdef Partition p
+        if data.shape[0] < pod_table.table_bytes(self.partitions):
+            raise ValueError(f"the pod table has {data.shape[0]} bytes, too few for {self.partitions} partitions")
+        for p in self.lines:
+            p.record = <uint64_t*>(<uintptr_t>&data[0] + <uintptr_t>pod_table.gate_offset(p.index))
+        self.table_view = view
+
+    def use_routes(self, dict routes):
+        """Take over a snapshot of the routes (ours of the agent's `routes` message)."""
+        cdef Partition p
+        settings = routes["settings"]
+        if not self.lines:
+            self.make_lines(routes["partitions"])
+        self.routes = routes
+        self.self_uid = routes["self"]
+        self.park_timeout = settings["parkTimeoutMs"] / 1000
+        self.max_parked_bytes = settings["parkMaxBytes"]
+        self.max_clients = settings["maxClients"]
+        self.use_members(routes["members"])
+        for p in self.lines:
+            self.use_copy(p, routes["local"].get(str(p.index)))
+            self.use_primary(p, routes["primaries"][p.index])
+        self.hurry()
+        self.settle_touched()
+
+    cdef void make_lines(self, int partitions):
+        self.partitions = partitions
+        self.shift = 14 - (partitions.bit_length() - 1)
+        for index in range(partitions):
+            self.lines.append(Partition(self, index))
+
+    cdef void use_members(self, dict members):
+        """Targets for the other pods; those that are named no more close when nothing is in flight there."""
+        cdef Target target
+        for uid in [uid for uid in self.peers if uid not in members]:
+            self.retired.append(self.peers.pop(uid))
+        for uid, member in members.items():
+            if uid == self.self_uid:
+                continue
+            address = (member["host"], member["port"])
+            target = self.peers.get(uid)
+            if target is None:
+                self.peers[uid] = Target(self, member["name"], address, uid=uid)
+            else:
+                target.address = address
+
+    cdef void use_copy(self, Partition p, dict copy):
+        """The engine of the local copy, if there is one."""
+        path = copy["socket"] if copy is not None else None
+        if p.engine is not None and (<Target>p.engine).address == path:
+            return
+        if p.engine is not None:
+            self.retired.append(p.engine)
+            p.engine = None
+        if path is not None:
+            p.engine = Target(self, f"the engine of partition {p.index}", path, partition=p.index)
+
+    cdef void use_primary(self, Partition p, uid):
+        """Where the commands of a partition go from now on."""
+        cdef Target owner = None
+        p.mine = uid is not None and uid == self.self_uid
+        if p.mine:
+            owner = p.engine
+        elif uid is not None:
+            owner = self.peers.get(uid)
+        if owner is not p.owner:
+            p.owner = owner
+            p.hold_until = 0
+        p.release()
+
+    def use_gate(self, int partition, uint64_t generation):
+        """The agent wrote the gate record of a partition at this generation."""
+        if 0 <= partition < self.partitions:
+            (<Partition>self.lines[partition]).take_over(generation)
+            self.settle_touched()
+
+    def open_gates(self):
+        """(partition, epoch, milliseconds of authority left) of every gate that is open in this router now."""
+        cdef Partition p
+        cdef Gate gate
+        found = []
+        for p in self.lines:
+            if p.may_serve():
+                gate = p.read()
+                found.append((p.index, gate.gate_epoch, (gate.deadline_ns - cc_boottime_ns()) // 1000000))
+        return found
+
+    cdef void target_ready(self, Target target):
+        """A connection is up: what waited for it goes."""
+        cdef Partition p
+        for p in self.lines:
+            if p.owner is target:
+                p.release()
+
+    # -- clients
+
+    def admit(self, Client client):
+        """The number of a new client, or 0 when there are too many."""
+        if self.client_count >= self.max_clients or self.stopping:
+            self.counters.rejected += 1
+            return 0
+        self.client_count += 1
+        return self.register(client)
+
+    def admit_peer(self, Client client):
+        """Whether a connection beyond the limit of clients may still prove to be a peer."""
+        if self.peer_count >= PEER_CONNECTIONS or self.stopping:
+            return False
+        self.peer_count += 1
+        client.id = self.register(client)
+        return True
+
+    def register(self, Client client):
+        self.last_id += 1
+        self.counters.connections += 1
+        self.clients[self.last_id] = client
+        return self.last_id
+
+    def count_peer(self, Client client):
+        """A connection that was counted as a client's is a peer's."""
+        if not client.over_limit and client.id in self.clients:
+            self.client_count -= 1
+            self.peer_count += 1
+
+    def dismiss(self, Client client):
+        """A connection ended."""
+        if self.clients.pop(client.id, None) is None:
+            return
+        if client.peer or client.over_limit:
+            self.peer_count -= 1
+        else:
+            self.client_count -= 1
+
+    cdef void settle_touched(self):
+        """Write the replies of this turn: one write for each client."""
+        cdef Client c
+        while self.touched:
+            touched = self.touched
+            self.touched = []
+            for c in touched:
+                c.settle()
+
+    # -- requests
+
+    cdef void schedule_flush(self):
+        if not self.flush_due:
+            self.flush_due = True
+            self.loop.call_soon(self.flush)
+
+    def flush(self):
+        """Write the batches of this tick: one write for each backend."""
+        cdef Backend b
+        self.flush_due = False
+        dirty = self.dirty
+        self.dirty = []
+        for b in dirty:
+            b.flush()
+        self.settle_touched()
+
+    cdef void deliver(self, Request r, const char* p, Py_ssize_t n):
+        """A reply for a request: to its client, or into the command it is a part of."""
+        cdef Split split = r.split
+        cdef bytes data
+        if split is None:
+            r.client.deliver(r, p, n)
+            return
+        split.replies[r.part] = PyBytes_FromStringAndSize(p, n)
+        split.waiting -= 1
+        if split.waiting == 0:
+            data = split.merged()
+            split.parent.split = None
+            r.client.deliver(split.parent, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+    cdef void fail(self, Request r, bytes error):
+        """Answer a request with an error of our own."""
+        self.deliver(r, PyBytes_AS_STRING(error), PyBytes_GET_SIZE(error))
+
+    cdef bytes moved(self, int slot, int partition):
+        """The redirection to the owner's cluster port."""
+        cdef Partition p = <Partition>self.lines[partition]
+        self.counters.moved += 1
+        host, port = (<Target>p.owner).address
+        return b"-MOVED %d %s:%d\r\n" % (slot, host.encode(), port)
+
+    cdef void give_up(self, list lost, str reason):
+        """As give_up_sent, and let the partitions go on."""
+        self.give_up_sent(lost, reason)
+        for index in lost_partitions(lost):
+            (<Partition>self.lines[index]).left_flight()
+
+    cdef void give_up_sent(self, list lost, str reason):
+        """These were sent, in this order, and their replies will not come or may not be told.
+
+        A read is sent again unless a write of its client stood behind it: that may have been executed. Everything else
+        is answered as indeterminate.
+        """
+        cdef Request r
+        cdef Partition p
+        cdef list again = []
+        written = set()
+        for r in reversed(lost):
+            if r.write:
+                written.add((r.client.id, r.partition))
+            again.append(not r.write and (r.client.id, r.partition) not in written)
+        again.reverse()
+        for r, safe in zip(lost, again):
+            p = <Partition>self.lines[r.partition]
+            p.inflight -= 1
+            if r.client.closed:
+                continue
+            if safe and r.client.peer:
+                r.client.gate(r.partition)
+                self.fail(r, b"-CCGATE %d\r\n" % r.partition)
+            elif safe:
+                self.counters.retried += 1
+                p.send_again(r)
+            else:
+                self.counters.indeterminate += 1
+                self.fail(r, lost_error(r.partition, reason))
+
+    cdef void time_request(self, Request r):
+        """Count the latency of a sampled request: bucket i holds those below 2^i microseconds."""
+        cdef int64_t us = (cc_monotonic_ns() - r.started_ns) // 1000
+        cdef int bucket = 0
+        while us > 0 and bucket < LATENCY_BUCKETS - 1:
+            us >>= 1
+            bucket += 1
+        self.counters.latency[bucket] += 1
+
+    # -- the tick
+
+    def start(self):
+        """Begin to tick."""
+        self.tick_due = seconds() + TICK_IDLE_S
+        self.tick_timer = self.loop.call_later(TICK_IDLE_S, self.tick)
+
+    cdef void hurry(self):
+        """Something waits that the tick looks after: tick soon."""
+        cdef double soon = seconds() + TICK_BUSY_S
+        if self.tick_timer is not None and self.tick_due > soon + TICK_BUSY_S:
+            self.tick_timer.cancel()
+            self.tick_due = soon
+            self.tick_timer = self.loop.call_later(TICK_BUSY_S, self.tick)
+
+    def tick(self):
+        """The router's only timer: time-outs, gates that opened without a word, silent backends."""
+        cdef double now = seconds()
+        cdef Partition p
+        cdef Target target
+        cdef bint busy = self.parked > 0
+        if now - self.tick_due > self.lag:
+            self.lag = now - self.tick_due
+        for p in self.lines:
+            if p.refused.head is not None or p.waiting.head is not None:
+                p.expire(now)
+                p.release()
+            busy = busy or p.confirm_due > 0
+            if p.engine is not None:
+                self.look_at_target(p.engine, now)
+        for target in self.peers.values():
+            self.look_at_target(target, now)
+        self.look_at_retired(now)
+        self.settle_touched()
+        wait = TICK_BUSY_S if busy else TICK_IDLE_S
+        self.tick_due = seconds() + wait
+        self.tick_timer = self.loop.call_later(wait, self.tick)
+
+    cdef void look_at_target(self, Target target, double now):
+        if target.two is not None:
+            self.look_at_backend(target.two, now)
+        if target.three is not None:
+            self.look_at_backend(target.three, now)
+
+    cdef void look_at_retired(self, double now):
+        """Close the targets that the routes name no more once nothing is in flight there."""
+        cdef Target target
+        cdef list busy = []
+        for target in self.retired:
+            self.look_at_target(target, now)
+            if target.idle():
+                target.close("the routes name it no more")
+            else:
+                busy.append(target)
+        self.retired = busy
+
+    cdef void look_at_backend(self, Backend b, double now):
+        """Cut a connection whose replies nobody may wait for any longer."""
+        cdef double silent = now - b.heard
+        cdef Partition p
+        if not b.is_ready:
+            if silent > CONNECT_TIMEOUT_S:
+                b.lose("it did not answer our greeting in time")
+            return
+        if b.sent.head is None:
+            return
+        if b.target.partition >= 0:
+            p = <Partition>self.lines[b.target.partition]
+            if p.carrier is b.target and p.cut_at > 0 and now > p.cut_at:
+                b.lose("the gate was shut and the engine did not answer")
+            elif silent > self.park_timeout and not p.may_serve():
+                b.lose("the engine did not answer and the gate is not open")
+        elif silent > self.park_timeout or (silent > PEER_SILENCE_S and self.has_lost_partition(b.target)):
+            b.lose("it was silent")
+
+    cdef bint has_lost_partition(self, Target target):
+        """Does a partition that has moved away from this target wait for what is in flight there?"""
+        cdef Partition p
+        for p in self.lines:
+            if p.carrier is target and p.owner is not target and p.inflight > 0:
+                return True
+        return False
+
+    # -- the end
+
+    def stop_serving(self):
+        """Hand nothing more to an engine: from here on every gate is shut in this router."""
+        cdef Partition p
+        self.stopping = True
+        for p in self.lines:
+            if p.engine is not None:
+                p.engine.flush_all()
+        self.settle_touched()
+
+    def engines_idle(self):
+        """Has every engine answered what it was given?"""
+        cdef Partition p
+        for p in self.lines:
+            if p.engine is not None and not p.engine.idle():
+                return False
+        return True
+
+    def give_up_parked(self):
+        """Answer everything parked: this router will not serve it any more."""
+        cdef Partition p
+        self.park_timeout = -1.0
+        for p in self.lines:
+            p.expire(seconds())
+        self.settle_touched()
+
+    # -- counters
+
+    def metrics(self):
+        """All counters for the agent; the greatest lag of the loop counts from the last call."""
+        counters = self.metrics_kept()
+        self.lag = 0
+        return counters
+
+    def metrics_kept(self):
+        """Plain counters since the start of the process, by the names of the agent's `metrics` request."""
+        cdef Counters* c = &self.counters
+        cdef Partition p
+        cdef double lag = self.lag
+        cdef int i
+        cdef list counts = [], buckets = []
+        for p in self.lines:
+            counts.append(p.requests)
+        for i in range(LATENCY_BUCKETS):
+            buckets.append(c.latency[i])
+        return {
+            "requests": {
+                "local": c.local, "forwarded": c.forwarded, "split": c.split, "answered": c.answered,
+            },
+            "errors": {
+                "tryagain": c.tryagain, "indeterminate": c.indeterminate, "protocol": c.protocol, "moved": c.moved,
+                "crossslot": c.crossslot, "gated": c.gated, "unserved": c.unserved,
+            },
+            "clients": self.client_count,
+            "peers": self.peer_count,
+            "connections": c.connections,
+            "rejected": c.rejected,
+            "bytesIn": c.bytes_in,
+            "bytesOut": c.bytes_out,
+            "parked": self.parked,
+            "parkedBytes": self.parked_bytes,
+            "parkedTotal": c.parked_total,
+            "retried": c.retried,
+            "partitions": counts,
+            "latency": {"sample": LATENCY_SAMPLE, "buckets": buckets},
+            "loopLagMs": round(lag * 1000, 3),
+        }
