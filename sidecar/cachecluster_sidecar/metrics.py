@@ -5,7 +5,7 @@ Nothing is measured here. A page is made when it is asked for, from plain values
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -222,7 +222,7 @@ def _exists(copy: CopyReport) -> bool:
     return copy.process is not Process.ABSENT
 
 
-_COPY_GAUGES = (
+_COPY_GAUGES: tuple[tuple[str, str, Callable[[CopyReport], float]], ...] = (
     ("up", "1 while the engine process of the copy answers.", lambda copy: copy.process is Process.UP),
     ("gate_open", "1 while the copy's gate is open: it is primary and serves.", lambda copy: copy.gate_epoch > 0),
     ("epoch", "Highest epoch of the partition that this pod has seen.", lambda copy: copy.epoch),
