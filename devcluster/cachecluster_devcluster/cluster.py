@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from cachecluster_devcluster import binaries, cgroups, components, debian, images, network
+from cachecluster_devcluster import archives, binaries, cgroups, components, debian, images, network
 from cachecluster_devcluster.api import Api, wait
+from cachecluster_devcluster.archives import Image
 from cachecluster_devcluster.certificates import Certificates
 from cachecluster_devcluster.hub import FORWARDER, Hub
 from cachecluster_devcluster.namespaces import Machine, run
@@ -65,17 +66,18 @@ class DevCluster:
         check_machine()
         kube, coredns = binaries.binary(binaries.KUBE), binaries.binary(binaries.COREDNS)
         owner = this_process() if owned else None
+        wanted = [archives.read(archive) for archive in image_archives]
         with self._state.locked():
             settings = self._state.read()
             if settings is not None and settings.complete and settings.nodes == nodes and self._hub_machine.alive:
                 self._state.write(dataclasses.replace(settings, owner=owner))
-                self._complete(settings, image_archives)
+                self._complete(settings, wanted)
                 return
             self._remove()
             settings = Settings(nodes, free_port(), owner)
             self._state.write(settings)
             try:
-                self._create(settings, kube, coredns, image_archives)
+                self._create(settings, kube, coredns, wanted)
             except BaseException:
                 self._kill_machines()  # the logs stay until the next up or down
                 raise
@@ -153,9 +155,10 @@ class DevCluster:
         return run([str(kubectl_binary()), f"--kubeconfig={self.kubeconfig}", *arguments], input_text)
 
     def load_image(self, archive: Path) -> None:
-        """Loads an image archive (OCI layout) into every running node; layers that a node has are not sent again."""
+        """Loads an image archive (docker archive) into every running node; layers that a node has are not sent again."""
         settings = self._settings()
-        images.load([m for m in map(self.machine, network.node_names(settings.nodes)) if m.alive], [archive])
+        running = [m for m in map(self.machine, network.node_names(settings.nodes)) if m.alive]
+        images.load(running, [archives.read(archive)])
 
     def hub_command(self, argv: Sequence[str]) -> list[str]:
         """A command line for a client inside the cluster's network: pods, Services and cluster DNS answer it.
@@ -214,7 +217,7 @@ class DevCluster:
         setup = NodeSetup(kube, self._state.pki, names, self._state.cgroup_root, self._hub_machine)
         return Node(self.machine(name), setup)
 
-    def _create(self, settings: Settings, kube: Path, coredns: Path, image_archives: Sequence[Path]) -> None:
+    def _create(self, settings: Settings, kube: Path, coredns: Path, wanted: Sequence[Image]) -> None:
         started = time.monotonic()
         names = network.node_names(settings.nodes)
         self._certificates(settings)
@@ -224,11 +227,11 @@ class DevCluster:
         # The nodes' containerd and images come up beside the control plane, which is the longest part.
         with ThreadPoolExecutor(1 + len(names)) as threads:
             control_plane = threads.submit(hub.start_control_plane, api, coredns)
-            store = images.ImageStore(image_archives).folder(self.machine("store"))
+            store = images.ImageStore(wanted).folder(self.machine("store"))
             nodes = [self._node(settings, name) for name in names]
             for done in [threads.submit(node.prepare, store) for node in nodes]:
                 done.result()
-            images.load([node.machine for node in nodes], image_archives)
+            images.load([node.machine for node in nodes], wanted)
             control_plane.result()
         log.info("control plane ready after %.1f s", time.monotonic() - started)
         for node in nodes:
@@ -244,13 +247,13 @@ class DevCluster:
         host_url = f"https://127.0.0.1:{settings.api_port}"
         Certificates(self._state.pki).make(nodes, addresses, components.HUB_API_URL, host_url)
 
-    def _complete(self, settings: Settings, image_archives: Sequence[Path]) -> None:
+    def _complete(self, settings: Settings, wanted: Sequence[Image]) -> None:
         self.start_api()
         names = network.node_names(settings.nodes)
         self._start_nodes(settings, [name for name in names if not self.machine(name).alive])
         for name in names:
             self.heal(name)
-        images.load([self.machine(name) for name in names], image_archives)
+        images.load([self.machine(name) for name in names], wanted)
 
     def _start_nodes(self, settings: Settings, names: Sequence[str]) -> None:
         store = images.ImageStore(()).folder(self.machine("store"))

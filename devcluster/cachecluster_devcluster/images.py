@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cachecluster_devcluster import api, cache, components, oci
+from cachecluster_devcluster import api, archives, cache, components
+from cachecluster_devcluster.archives import Image
 from cachecluster_devcluster.namespaces import Machine
 from cachecluster_devcluster.processes import ProcessError
 
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 CTR = ["ctr", "--address", components.CONTAINERD_SOCKET, "--namespace", "k8s.io"]
 CONTAINERD_START_SECONDS = 20.0
 CONTAINERD_STOP_SECONDS = 15.0
+FOUNDATION_IMAGE = "localhost/devcluster-foundation"
 BLOBS = "varlib/containerd/io.containerd.content.v1.content/blobs/sha256"
 
 
@@ -53,34 +55,33 @@ def start_containerd(machine: Machine, cni_folder: Path) -> None:
     api.wait(f"containerd of {machine.name}", answers, CONTAINERD_START_SECONDS)
 
 
-def import_archives(machine: Machine, archives: Sequence[Path]) -> None:
-    """Imports archives into a machine's containerd, each without the layers that the machine has."""
+def import_images(machine: Machine, images: Sequence[Image]) -> None:
+    """Imports images into a machine's containerd, each without the layers that the machine has."""
     known = machine.folder / BLOBS
-    for archive in archives:
-        image = oci.read(archive)
+    for image in images:
         with tempfile.TemporaryDirectory(dir=machine.folder, prefix="import-") as folder:
             thin = Path(folder) / "image.tar"
-            oci.write(image, thin, lambda digest: (known / digest.partition(":")[2]).exists())
+            archives.write(image, thin, lambda digest: (known / digest.partition(":")[2]).exists())
             machine.run([*CTR, "images", "import", str(thin)])
 
 
-def load(machines: Sequence[Machine], archives: Sequence[Path]) -> None:
-    """Imports archives into several machines side by side."""
+def load(machines: Sequence[Machine], images: Sequence[Image]) -> None:
+    """Imports images into several machines side by side."""
     with ThreadPoolExecutor(max(1, len(machines))) as threads:
-        for done in [threads.submit(import_archives, machine, archives) for machine in machines]:
+        for done in [threads.submit(import_images, machine, images) for machine in machines]:
             done.result()
 
 
 class ImageStore:
-    """The store that every new node begins with: the pause image and the lower layers of the given archives."""
+    """The store that every new node begins with: the pause image and the lower layers of the given images."""
 
-    def __init__(self, archives: Sequence[Path]) -> None:
-        self._images = [oci.read(archive) for archive in archives]
+    def __init__(self, images: Sequence[Image]) -> None:
+        self._images = images
 
     def key(self) -> str:
         """The cache key: which layers, which containerd."""
         version = subprocess.run(["containerd", "--version"], capture_output=True, text=True, check=True).stdout
-        layers = [layer for image in self._images for layer in image.layers[:-1]]
+        layers = [layer.digest for image in self._images for layer in image.layers[:-1]]
         return cache.digest([version, str(pause_binary()), *layers])
 
     def folder(self, machine: Machine) -> Path:
@@ -92,7 +93,7 @@ class ImageStore:
         machine.start()
         try:
             start_containerd(machine, machine.folder / "cni")
-            import_archives(machine, self._foundations(machine.folder))
+            import_images(machine, [self._pause(machine.folder), *self._foundations()])
             pid = machine.component("containerd")
             if pid is not None:  # a clean end, so that its databases are whole
                 os.kill(pid, signal.SIGTERM)
@@ -101,17 +102,16 @@ class ImageStore:
             machine.kill()
         shutil.move(machine.folder / "varlib" / "containerd", folder / "containerd")
 
-    def _foundations(self, folder: Path) -> list[Path]:
-        pause = folder / "pause.tar"
-        layer = oci.layer_of([("pause", pause_binary().read_bytes())])
-        oci.write_single_layer(pause, components.PAUSE_IMAGE, layer, {"Cmd": ["/pause"], "User": "65535:65535"})
-        archives = [pause]
-        for number, image in enumerate(self._images):
-            if len(image.layers) > 1:
-                target = folder / f"foundation-{number}.tar"
-                oci.write(image.without_last_layer(f"localhost/devcluster-foundation:{number}"), target)
-                archives.append(target)
-        return archives
+    def _pause(self, folder: Path) -> Image:
+        archive = folder / "pause.tar"
+        layer = archives.layer_of([("pause", pause_binary().read_bytes())])
+        settings = {"Cmd": ["/pause"], "User": "65535:65535"}
+        archives.write_single_layer(archive, components.PAUSE_IMAGE, layer, settings)
+        return archives.read(archive)
+
+    def _foundations(self) -> list[Image]:
+        layered = [image for image in self._images if len(image.layers) > 1]
+        return [image.without_last_layer(f"{FOUNDATION_IMAGE}:{number}") for number, image in enumerate(layered)]
 
 
 def lay_store(store: Path, target: Path) -> None:
