@@ -151,11 +151,12 @@ class EngineProcess:
             service.close()
 
     def _heard(self, letter: str) -> None:
+        """`s`, a supervisor beginning, is also an end: with the last one, its whole container had died."""
         if letter == "u":
             self._up, self._finished = True, False
-        elif letter in "Dx" and self._up is False:
-            self._finished = True
-        elif letter in "dDx" and self._up is not False:
+        elif letter in "Dxs" and self._up is not True:
+            self._up, self._finished = False, True
+        elif letter in "dDxs" and self._up is not False:
             lived = self._loop.time() - self._started_at
             grown = min(self._patience.longest_pause, self._pause * 2 or self._patience.first_pause)
             self._pause = grown if lived < self._patience.young else 0.0

@@ -10,6 +10,7 @@ but the agent ever starts an engine. Process ids belong to the other container a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import secrets
@@ -62,15 +63,14 @@ class Supervisor:
         self._command(b"a")
 
     def remove(self, partition: int) -> None:
-        """Take the service of an ended process away; s6-svscan ends its supervisor."""
+        """Take the service of an ended process away; s6-svscan, when there is one, ends its supervisor."""
         service = self._files.service(partition)
         gone = service.with_name(f".rm-{service.name}-{secrets.token_hex(4)}")
         if service.is_dir():
             service.rename(gone)
-        try:
+        with contextlib.suppress(NotSupervised):
             self._command(b"an")
-        finally:
-            shutil.rmtree(gone, ignore_errors=True)
+        shutil.rmtree(gone, ignore_errors=True)
 
     def _command(self, letters: bytes) -> None:
         write_control(self._files.scan_dir / ".s6-svscan" / "control", letters)
@@ -81,12 +81,15 @@ class Service:
 
     def __init__(self, directory: Path, on_event: Callable[[str], None]) -> None:
         self._control = directory / "supervise" / "control"
-        self._fifo = directory / "event" / f"ftrig1:@{'4' + '0' * 23}:{secrets.token_hex(8)}"
+        self._fifo = directory / "event" / f"ftrig1:@{'4' + '0' * 23}:{secrets.token_hex(3)}"  # of this length exactly
         self._on_event = on_event
-        os.mkfifo(self._fifo)
-        self._fifo.chmod(0o622)
+        # Hidden until it has a reader: a supervisor that starts removes FIFOs that nobody reads.
+        hidden = self._fifo.with_name(f".{self._fifo.name}")
+        os.mkfifo(hidden)
+        hidden.chmod(0o622)
         # Opened for both directions, so that it never reads as ended while no supervisor writes.
-        self._fd = os.open(self._fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._fd = os.open(hidden, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        hidden.rename(self._fifo)
         asyncio.get_running_loop().add_reader(self._fd, self._read)
 
     def send(self, letters: str) -> None:
