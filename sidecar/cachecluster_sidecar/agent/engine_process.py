@@ -65,6 +65,7 @@ class EngineProcess:
         self._on_end: Callable[[], None] = lambda: None
         self._up: bool | None = None
         self._finished = True
+        self._starts = 0
         self._event = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._started_at = 0.0
@@ -96,10 +97,10 @@ class EngineProcess:
         if not service.supervised():
             self._supervisor.scan()
             await self._until(service.supervised, self._patience.supervised)
-        self._up = None
+        before = self._starts
         self._started_at = self._loop.time()
         service.send("o")
-        if not await self._until(lambda: self._up is not None, self._patience.started):
+        if not await self._until(lambda: self._starts != before, self._patience.started):
             raise StartFailed("the supervisor did not start the process")
 
     async def end(self) -> None:
@@ -154,6 +155,7 @@ class EngineProcess:
         """`s`, a supervisor beginning, is also an end: with the last one, its whole container had died."""
         if letter == "u":
             self._up, self._finished = True, False
+            self._starts += 1
         elif letter in "Dxs" and self._up is not True:
             self._up, self._finished = False, True
         elif letter in "dDxs" and self._up is not False:
