@@ -1,0 +1,125 @@
+"""The figures of a status: what is known, members, memory, what is served. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cachecluster_core.hashring import Entry
+from cachecluster_core.operator_view import Pod
+from cachecluster_core.quantity import MIB, format_bytes
+from cachecluster_core.report import Report
+from cachecluster_core.spec import Problem
+
+from .in_effect import InEffect
+from .snapshot import ClusterSnapshot
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """All that a status is made of.
+
+    `effect` is what is in effect (None: there never was a valid spec); `problems` are what is wrong with the newest
+    spec; `trouble` is what keeps children from being made. `lost` are partitions that were given up since the operator
+    started.
+    """
+
+    generation: int
+    selector: str
+    effect: InEffect | None
+    problems: tuple[Problem, ...] = ()
+    trouble: str = ""
+    pods: tuple[Pod, ...] = ()
+    snapshot: ClusterSnapshot | None = None
+    lost: frozenset[int] = field(default_factory=frozenset)
+
+
+def wanted_nodes(known: Known) -> int:
+    """How many nodes there should be now."""
+    return known.effect.desired.nodes if known.effect is not None else 0
+
+
+def only_figures_differ(old: Json, new: Json) -> bool:
+    """Whether nothing but memory and client figures changed: that can wait."""
+    return _without_figures(old) == _without_figures(new)
+
+
+def member_rows(entries: Sequence[Entry], known: Known) -> list[Json]:
+    """One row for every pod."""
+    return [_member(pod, entries, known) for pod in known.pods]
+
+
+def entries_of(known: Known) -> tuple[Entry, ...]:
+    """The map's entries; before there is a map, vacant ones."""
+    ring = known.snapshot.map if known.snapshot is not None else None
+    if ring is not None:
+        return ring.entries
+    return tuple(Entry() for _ in range(known.effect.desired.partitions)) if known.effect is not None else ()
+
+
+def _report(uid: str, known: Known) -> Report | None:
+    view = known.snapshot.agents.get(uid) if known.snapshot is not None else None
+    return view.report if view is not None and view.reporting else None
+
+
+def is_served(partition: int, entry: Entry, known: Known) -> bool:
+    """The primary's own agent reports an open gate. An agent that is silent may serve, but nobody knows."""
+    if entry.primary is None:
+        return False
+    report = _report(entry.primary.pod, known)
+    copy = report.copies.get(partition) if report is not None else None
+    return copy is not None and copy.gate_epoch > 0 and copy.run_id == entry.primary.run_id
+
+
+def _member(pod: Pod, entries: Sequence[Entry], known: Known) -> Json:
+    report = _report(pod.uid, known)
+    primaries = sum(entry.primary is not None and entry.primary.pod == pod.uid for entry in entries)
+    in_sync = sum(entry.copy_on(pod.uid) is not None for entry in entries)
+    member: Json = {
+        "pod": pod.name,
+        "uid": pod.uid,
+        "node": pod.node,
+        "zone": pod.zone,
+        "host": pod.host,
+        "ready": pod.ready and report is not None,
+        "primaries": primaries,
+        "replicas": in_sync - primaries,
+        "learners": sum(pod.uid in entry.learners for entry in entries),
+        "clients": report.clients if report is not None else 0,
+        "memoryUsed": _figure(sum(copy.used_memory for copy in report.copies.values())) if report is not None else "",
+        "memoryLimit": format_bytes(known.effect.memory) if known.effect is not None else "",
+    }
+    return member
+
+
+def memory_row(effect: InEffect, entries: Sequence[Entry], known: Known) -> Json:
+    """What the cluster may hold and holds."""
+    sizing = effect.sizing
+    used = 0
+    for partition, entry in enumerate(entries):
+        report = _report(entry.primary.pod, known) if entry.primary is not None else None
+        copy = report.copies.get(partition) if report is not None else None
+        used += copy.used_memory if copy is not None else 0
+    return {
+        "usable": _figure(sizing.usable),
+        "perPartition": _figure(sizing.share),
+        "perCopy": _figure(sizing.maxmemory),
+        "used": _figure(used),
+    }
+
+
+def _figure(amount: int) -> str:
+    """Bytes for people: whole MiB, with one decimal below 10."""
+    return f"{amount / MIB:.1f}Mi" if amount < 10 * MIB else f"{amount // MIB}Mi"
+
+
+def _without_figures(status: Json) -> Json:
+    members = [
+        {name: value for name, value in member.items() if name not in ("memoryUsed", "clients")}
+        for member in status.get("members") or ()
+    ]
+    memory = {name: value for name, value in (status.get("memory") or {}).items() if name != "used"}
+    return status | {"members": members, "memory": memory}
