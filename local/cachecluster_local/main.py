@@ -71,9 +71,9 @@ def parse_plan(arguments: Sequence[str]) -> tuple[Plan, Desired, bool]:
     if reason := _reject_reason(flags):
         parser.error(reason)
     ours = flags.state_dir is None
-    state_dir = Path(tempfile.mkdtemp(prefix="cachecluster-")) if ours else flags.state_dir
+    state_dir = (Path(tempfile.mkdtemp(prefix="cachecluster-")) if ours else flags.state_dir).resolve()
     try:
-        state_dir = state_dir.resolve()
+        _check_length(state_dir)
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         plan = Plan(
             nodes=flags.nodes,
@@ -91,14 +91,17 @@ def parse_plan(arguments: Sequence[str]) -> tuple[Plan, Desired, bool]:
             repair_delay_s=flags.repair_delay,
             lost_after_s=flags.lost_after,
         )
-        longest = plan.node_dir(MAX_NODES) / "run" / "sock" / f"p{MAX_PARTITIONS}.sock"
-        if len(os.fsencode(longest)) > MAX_SOCKET_PATH:
-            raise ValueError(f"--state-dir: {state_dir} is too long for the unix sockets in it")
         return plan, desired_of(plan), flags.verbose
     except (ValueError, OSError, EngineMissing) as error:
         if ours:
             shutil.rmtree(state_dir, ignore_errors=True)
         parser.error(str(error))
+
+
+def _check_length(state_dir: Path) -> None:
+    longest = state_dir / f"node-{MAX_NODES}" / "run" / "sock" / f"p{MAX_PARTITIONS}.sock"
+    if len(os.fsencode(longest)) > MAX_SOCKET_PATH:
+        raise ValueError(f"--state-dir: {state_dir} is too long for the unix sockets in it")
 
 
 def _reject_reason(flags: argparse.Namespace) -> str | None:

@@ -160,6 +160,7 @@ class ControlLoop:
             if self._desired is not None and (self._dirty or self._clock() >= self._decide_at):
                 await self._decide(self._desired)
             self._publish_if_due()
+            await asyncio.sleep(0)
             await self._sleep()
 
     async def _sleep(self) -> None:
@@ -209,8 +210,9 @@ class ControlLoop:
         self._actions.carry_out(decision.pod_actions)
         if decision.map is None:
             self._events += decision.events
-        elif await self._write(decision.map):
-            self._events += decision.events
+        elif view.map_known:
+            if await self._write(decision.map):
+                self._events += decision.events
             self.wake()
         self._publish(desired)
 

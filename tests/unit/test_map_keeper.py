@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
+from tests.waiting import until
+
 from cachecluster_core.hashring import CopyId, Entry, HashRing, State
 from cachecluster_local.map_store import MemoryMapStore
 from cachecluster_operator.map_keeper import MapKeeper
@@ -28,11 +30,13 @@ class ShakyStore(MemoryMapStore):
         self.reading = asyncio.Event()
         self.reading.set()
         self.read_begun = asyncio.Event()
+        self.reads = 0
 
     async def get(self) -> HashRing | None:
         ring = await super().get()
         self.read_begun.set()
         await self.reading.wait()
+        self.reads += 1
         if self.fail_reads:
             raise StoreUnavailable("not now")
         return ring
@@ -69,12 +73,6 @@ async def keeper(store: ShakyStore, clock: Clock) -> AsyncIterator[MapKeeper]:
     yield keeper
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def elected(ring: HashRing, partition: int) -> HashRing:
@@ -149,8 +147,9 @@ async def test_a_read_that_a_write_overtakes_is_not_believed(keeper: MapKeeper, 
     await store.read_begun.wait()
     assert keeper.map is not None
     assert await keeper.write(elected(keeper.map, 0))
+    reads = store.reads
     store.reading.set()
-    await until(lambda: not keeper._stale.is_set())
+    await until(lambda: store.reads >= reads + 2)
     assert keeper.map == store.current
 
 

@@ -1,0 +1,192 @@
+"""The data path as clients see it: one suite for every way a cluster is run.
+
+A test module inherits `DataPathSuite` and brings a fixture `endpoints`. All keys begin with a prefix of the test's own.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.retry import Retry
+
+from cachecluster_core.slots import SLOTS, partition_of_key
+
+Address = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Addresses for any client, and of the cluster protocol."""
+
+    plain: tuple[Address, ...]
+    cluster: tuple[Address, ...]
+
+
+def plain_client(address: Address, protocol: int = 3, timeout: float = 15.0) -> redis.Redis:
+    """A client as applications have it, but one that hides no failure behind retries."""
+    host, port = address
+    retry = Retry(NoBackoff(), 0)
+    return redis.Redis(host, port, protocol=protocol, socket_timeout=timeout, socket_connect_timeout=1.0, retry=retry)
+
+
+def cluster_client(endpoints: Endpoints, protocol: int = 3) -> RedisCluster:
+    """A cluster-aware client that starts from every node."""
+    nodes = [ClusterNode(host, port) for host, port in endpoints.cluster]
+    return RedisCluster(startup_nodes=nodes, protocol=protocol, socket_timeout=15.0)
+
+
+def keys_by_partition(prefix: str, partitions: int) -> list[str]:
+    """One key for every partition, in the order of partitions."""
+    found: dict[int, str] = {}
+    number = 0
+    while len(found) < partitions:
+        key = f"{prefix}:{number}"
+        found.setdefault(partition_of_key(key.encode(), partitions), key)
+        number += 1
+    return [found[partition] for partition in range(partitions)]
+
+
+@pytest.fixture
+def prefix() -> str:
+    """Of this test only: clusters are shared between tests."""
+    return uuid.uuid4().hex[:12]
+
+
+class DataPathSuite:
+    """What every cluster must do for every client."""
+
+    @pytest.fixture(params=["plain RESP2", "plain RESP3", "cluster RESP2", "cluster RESP3"])
+    def client(self, request: pytest.FixtureRequest, endpoints: Endpoints) -> Iterator[Any]:
+        kind, _, version = request.param.partition(" RESP")
+        make = (
+            plain_client(endpoints.plain[-1], int(version))
+            if kind == "plain"
+            else cluster_client(endpoints, int(version))
+        )
+        yield make
+        make.close()
+
+    def test_every_client_reads_what_every_other_wrote(self, endpoints: Endpoints, prefix: str) -> None:
+        clients: list[Any] = [plain_client(address, protocol) for address in endpoints.plain for protocol in (2, 3)]
+        clients += [cluster_client(endpoints, protocol) for protocol in (2, 3)]
+        keys = keys_by_partition(prefix, 16)
+        for number, writer in enumerate(clients):
+            for key in keys:
+                assert writer.set(key, f"{key} by {number}")
+            for reader in clients:
+                assert [reader.get(key) for key in keys] == [f"{key} by {number}".encode() for key in keys]
+        for client in clients:
+            client.close()
+
+    def test_a_client_without_options_works(self, endpoints: Endpoints, prefix: str) -> None:
+        host, port = endpoints.plain[0]
+        with redis.Redis(host, port) as client:
+            assert client.ping()
+            assert client.set(prefix, "1")
+            assert client.incr(prefix) == 2
+            assert client.info("server")
+
+    def test_commands_of_every_type(self, client: Any, prefix: str) -> None:
+        assert client.rpush(f"{prefix}:list", "a", "b", "c") == 3
+        assert client.lrange(f"{prefix}:list", 0, -1) == [b"a", b"b", b"c"]
+        assert client.hset(f"{prefix}:hash", mapping={"f": "1", "g": "2"}) == 2
+        assert client.hgetall(f"{prefix}:hash") == {b"f": b"1", b"g": b"2"}
+        assert client.sadd(f"{prefix}:set", "x", "y") == 2
+        assert set(client.smembers(f"{prefix}:set")) == {b"x", b"y"}
+        assert client.zadd(f"{prefix}:zset", {"one": 1, "two": 2}) == 2
+        assert client.zscore(f"{prefix}:zset", "two") == 2.0
+        assert client.xadd(f"{prefix}:stream", {"n": "1"})
+        assert client.xlen(f"{prefix}:stream") == 1
+        assert client.setbit(f"{prefix}:bits", 7, 1) == 0
+        assert client.pfadd(f"{prefix}:hll", "a", "b") == 1
+        assert client.set(f"{prefix}:ttl", "v", px=60_000)
+        assert 0 < client.pttl(f"{prefix}:ttl") <= 60_000
+        assert client.get(f"{prefix}:missing") is None
+        assert client.type(f"{prefix}:zset") == b"zset"
+
+    def test_an_error_of_the_engine_comes_back_as_it_is(self, client: Any, prefix: str) -> None:
+        client.set(prefix, "text")
+        with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+            client.lpush(prefix, "x")
+        with pytest.raises(redis.ResponseError, match="not an integer"):
+            client.incr(prefix)
+
+    def test_binary_keys_and_large_values(self, client: Any, prefix: str) -> None:
+        key = prefix.encode() + bytes(range(256))
+        for value in (b"", b"\r\n$-1\r\n", bytes(range(256)) * 8192):
+            assert client.set(key, value)
+            assert client.get(key) == value
+        assert client.delete(key) == 1
+
+    @pytest.mark.parametrize("protocol", [2, 3])
+    def test_commands_of_many_keys_span_partitions(self, endpoints: Endpoints, prefix: str, protocol: int) -> None:
+        keys = keys_by_partition(prefix, 16)
+        with plain_client(endpoints.plain[0], protocol) as client:
+            assert client.mset({key: f"v{n}" for n, key in enumerate(keys)})
+            asked = [keys[3], f"{prefix}:none", *reversed(keys), keys[3]]
+            values = {key: f"v{n}".encode() for n, key in enumerate(keys)}
+            assert client.mget(asked) == [values.get(key) for key in asked]
+            assert client.exists(*keys, keys[0], f"{prefix}:none") == 17
+            assert client.touch(*keys, f"{prefix}:none") == 16
+            assert client.unlink(*keys[:8], f"{prefix}:none") == 8
+            assert client.delete(*keys) == 8
+            assert client.mget(keys) == [None] * 16
+
+    @pytest.mark.parametrize("protocol", [2, 3])
+    def test_answers_of_a_pipeline_come_in_order(self, endpoints: Endpoints, prefix: str, protocol: int) -> None:
+        keys = keys_by_partition(prefix, 16)
+        with plain_client(endpoints.plain[0], protocol) as client:
+            pipeline = client.pipeline(transaction=False)
+            for number in range(1000):
+                pipeline.set(keys[number % 16], number)
+                pipeline.get(keys[number % 16])
+                pipeline.incrby(keys[number % 16], 1000)
+                if number % 100 == 0:
+                    pipeline.mget(keys[:2])
+            answers = [answer for answer in pipeline.execute() if not isinstance(answer, list)]
+            assert answers == [it for n in range(1000) for it in (True, str(n).encode(), n + 1000)]
+
+    def test_a_pipeline_of_a_cluster_client(self, endpoints: Endpoints, prefix: str) -> None:
+        client = cluster_client(endpoints)
+        pipeline = client.pipeline()
+        for number in range(200):
+            pipeline.set(f"{prefix}:{number}", number)
+        assert all(pipeline.execute())
+        assert [client.get(f"{prefix}:{n}") for n in range(200)] == [str(n).encode() for n in range(200)]
+        client.close()
+
+    def test_the_cluster_port_shows_every_slot_once_and_sends_on_what_it_does_not_own(
+        self, endpoints: Endpoints, prefix: str
+    ) -> None:
+        with plain_client(endpoints.cluster[0]) as client:
+            slots = client.execute_command("CLUSTER SLOTS")
+            ranges = slots if isinstance(slots, list) else [[*span, info["primary"]] for span, info in slots.items()]
+            covered = [slot for it in ranges for slot in range(it[0], it[1] + 1)]
+            assert sorted(covered) == list(range(SLOTS))
+            moved = 0
+            for key in keys_by_partition(prefix, 16):
+                try:
+                    client.get(key)
+                except redis.ResponseError as error:
+                    assert "MOVED" in str(error) or type(error).__name__ == "MovedError"
+                    moved += 1
+            assert 0 < moved < 16 or len(endpoints.cluster) == 1
+
+    def test_a_command_that_is_not_served_says_so(self, endpoints: Endpoints) -> None:
+        with plain_client(endpoints.plain[0]) as client, pytest.raises(redis.ResponseError, match=r"(?i)not served"):
+            client.execute_command("MULTI")
+
+    def test_every_node_serves_every_key(self, endpoints: Endpoints, prefix: str) -> None:
+        keys = keys_by_partition(prefix, 16)
+        with plain_client(endpoints.plain[0]) as client:
+            client.mset({key: key for key in keys})
+        for address in endpoints.plain:
+            with plain_client(address) as client:
+                assert client.mget(keys) == [key.encode() for key in keys]

@@ -1,0 +1,164 @@
+"""Faults by signal against `cachecluster-local`: everything answers again, is repaired, and no two gates were open."""
+
+from __future__ import annotations
+
+import signal
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+from tests.datapath import keys_by_partition, plain_client
+from tests.gate_watch import GateWatch
+from tests.local_process import LocalProcess
+from tests.outage import Load
+from tests.unit.conftest import LocalFactory
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.t1, pytest.mark.timeout(240)]
+
+PARTITIONS = 16
+ANSWER_S = 20.0
+REPLICATED_S = 0.5
+
+
+@dataclass
+class Fault:
+    """A cluster under load, with keys whose loss would be noticed, and a watch on its gates."""
+
+    local: LocalProcess
+    load: Load
+    keys: list[str]
+
+    def strike(self, name: str, blow: Callable[[], None], *, within: float = ANSWER_S) -> float:
+        """Do it; wait until every partition answers again; the seconds that took."""
+        began = time.monotonic()
+        blow()
+        struck = time.monotonic()
+        wait_until(lambda: self.load.all_answered_since(struck), within, f"{name}: all partitions answer")
+        seconds = time.monotonic() - began
+        print(f"\n{self.local.engine}, {name}: all answer after {seconds:.2f} s; {self.load.summary()}")  # noqa: T201
+        return seconds
+
+    def check_nothing_lost(self) -> None:
+        """The keys written before the fault, which had been replicated, are all there."""
+        with plain_client(self.local.endpoints().plain[0]) as client:
+            assert client.mget(self.keys) == [key.encode() for key in self.keys]
+
+    def repaired(self, seconds: float = 60.0) -> None:
+        """All copies are back, on different nodes."""
+        took = self.local.wait_whole(seconds)
+        print(f"  all copies back after {took:.2f} s more")  # noqa: T201 - figures for people
+
+
+@pytest.fixture(scope="module", params=["valkey", "redis"])
+def local(request: pytest.FixtureRequest, local_cluster: LocalFactory) -> LocalProcess:
+    return local_cluster("--repair-delay", "5", engine=request.param)
+
+
+@pytest.fixture
+def fault(local: LocalProcess) -> Iterator[Fault]:
+    local.wait_whole()
+    prefix = uuid.uuid4().hex[:8]
+    keys = [f"{key}:{n}" for n in range(20) for key in keys_by_partition(f"{prefix}:{n}", PARTITIONS)]
+    addresses = local.endpoints().plain
+    with plain_client(addresses[0]) as client:
+        client.mset({key: key for key in keys})
+    time.sleep(REPLICATED_S)
+    with GateWatch(local.directory / "state.json") as watch, Load(addresses, PARTITIONS, prefix) as load:
+        wait_until(lambda: load.all_answered_since(0.0), 10, "load")
+        yield Fault(local, load, keys)
+    assert min(watch.result["samples"].values()) > 0, watch.result["samples"]
+
+
+def test_the_redis_process_of_a_primary_is_killed(fault: Fault) -> None:
+    pod = fault.local.primary_of(3)
+    engine = fault.local.node(pod)["pids"]["engines"]["3"]
+    fault.strike("kill -9 of a primary's redis", lambda: fault.local.signal([engine]))
+    fault.check_nothing_lost()
+    fault.repaired()
+    assert fault.local.node(pod)["pids"]["engines"]["3"] != engine
+
+
+def test_a_router_is_killed(fault: Fault) -> None:
+    node = fault.local.state()["nodes"][1]
+    fault.strike("kill -9 of a router", lambda: fault.local.signal(node["pids"]["routers"]))
+    fault.check_nothing_lost()
+    fault.repaired()
+
+
+def test_an_agent_is_killed(fault: Fault) -> None:
+    node = fault.local.state()["nodes"][0]
+    before = fault.local.ring()
+    fault.strike("kill -9 of an agent", lambda: fault.local.signal([node["pids"]["agent"]]))
+    wait_until(lambda: fault.local.node(node["uid"])["pids"]["agent"] not in (None, node["pids"]["agent"]), 10, "agent")
+    fault.check_nothing_lost()
+    fault.repaired()
+    after = fault.local.ring()
+    assert before is not None and after is not None
+    moved = [
+        p for p, (old, new) in enumerate(zip(before.entries, after.entries, strict=True)) if old.primary != new.primary
+    ]
+    print(f"  primaries moved: {moved}")  # noqa: T201 - figures for people
+
+
+def test_every_process_of_a_node_is_killed(fault: Fault) -> None:
+    node = fault.local.state()["nodes"][2]
+    pids = node["pids"]
+    victims = [pids["supervisor"], pids["agent"], *pids["routers"], *pids["engines"].values()]
+    fault.strike("kill -9 of a whole node", lambda: fault.local.signal(victims))
+    fault.check_nothing_lost()
+    fault.repaired()
+    again = fault.local.node(node["uid"])["pids"]
+    assert not set(victims) & {again["supervisor"], again["agent"], *again["routers"], *again["engines"].values()}
+
+
+def test_an_agent_is_stopped_for_seconds_and_goes_on(fault: Fault) -> None:
+    agent = fault.local.state()["nodes"][1]["pids"]["agent"]
+
+    def stop() -> None:
+        fault.local.signal([agent], signal.SIGSTOP)
+
+    try:
+        fault.strike("SIGSTOP of an agent", stop)
+        ring = fault.local.ring()
+        assert ring is not None
+        uid = fault.local.state()["nodes"][1]["uid"]
+        wait_until(lambda: _leads_nothing(fault.local, uid), 15, "the stopped node leads nothing")
+        struck = time.monotonic()
+        wait_until(lambda: fault.load.all_answered_since(struck), ANSWER_S, "all partitions answer without it")
+    finally:
+        fault.local.signal([agent], signal.SIGCONT)
+    print(f"  {fault.load.summary()}")  # noqa: T201 - figures for people
+    fault.check_nothing_lost()
+    fault.repaired()
+
+
+def test_the_redis_process_of_a_primary_is_stopped_and_goes_on(fault: Fault) -> None:
+    pod = fault.local.primary_of(5)
+    engine = fault.local.node(pod)["pids"]["engines"]["5"]
+    try:
+        fault.strike("SIGSTOP of a primary's redis", lambda: fault.local.signal([engine], signal.SIGSTOP), within=30)
+        assert fault.local.primary_of(5) != pod
+    finally:
+        fault.local.signal([engine], signal.SIGCONT)
+    fault.check_nothing_lost()
+    fault.repaired()
+
+
+def test_the_map_is_deleted_by_hand(fault: Fault) -> None:
+    before = fault.local.ring()
+    assert before is not None
+    fault.strike("map deleted", fault.local.delete_ring)
+    wait_until(lambda: fault.local.ring() is not None, 20, "the map is back")
+    fault.local.wait_whole()
+    after = fault.local.ring()
+    assert after is not None and after.uid != before.uid
+    assert all(new.epoch > old.epoch for old, new in zip(before.entries, after.entries, strict=True))
+    fault.check_nothing_lost()
+
+
+def _leads_nothing(local: LocalProcess, uid: str) -> bool:
+    ring = local.ring()
+    return ring is not None and all(entry.primary is None or entry.primary.pod != uid for entry in ring.entries)
