@@ -129,7 +129,9 @@ class Engines:
         text = subprocess.run(
             ["s6-svstat", "-o", "pid", str(self.engine.files.service(partition))], capture_output=True, check=True
         ).stdout
-        return int(text)
+        pid = int(text)
+        assert pid > 1, f"no process of partition {partition} is up: signalling {pid} would reach all processes"
+        return pid
 
 
 @contextlib.asynccontextmanager
