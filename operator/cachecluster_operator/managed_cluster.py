@@ -1,0 +1,159 @@
+"""One CacheCluster under management: what is known of it, and its control loop while there is one.
+
+It holds what belongs together for the life of one CacheCluster UID. What to do with it is `Reconciler`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cachecluster_core.hashring import State
+from cachecluster_core.operator_view import Pod
+from cachecluster_core.spec import CacheClusterSpec, InvalidSpec, Problem, parse_spec
+
+from .children import Children
+from .cluster_key import ClusterKey
+from .control import ControlLoop
+from .in_effect import InEffect
+from .kube_api import Json, KubeApi
+from .kube_map_store import KubeMapStore
+from .kube_pods import KubePods
+from .labels import AGENT_PORT, CLUSTER_PORT, common_labels, owner_reference, pod_selector
+from .pod_manifest import build_pod
+from .snapshot import ClusterSnapshot
+from .status_figures import Known
+from .zones import Zones
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Wakeups:
+    """Whom to tell: `reconcile` when the desired state must be looked at again, `snapshot` at every snapshot."""
+
+    reconcile: Callable[[], None]
+    snapshot: Callable[[ClusterSnapshot], None]
+
+
+@dataclass(slots=True)
+class Written:
+    """The status as it was written last, and when (seconds, monotonic)."""
+
+    status: Json = field(default_factory=dict)
+    at: float = float("-inf")
+
+
+class ManagedCluster:
+    """`obj` is the CacheCluster as last seen; `spec` the last valid one; `problems` what is wrong with the newest.
+
+    `effect` is what is in effect, `trouble` what keeps children from being made; `secret` holds the passwords once
+    they are known, `budget` the disruption budget that was wanted last. `lost` are partitions that were given up.
+    """
+
+    def __init__(self, api: KubeApi, key: ClusterKey, obj: Json, zones: Zones, image: str, wakeups: Wakeups) -> None:
+        self.key = key
+        self.obj = obj
+        self.spec: CacheClusterSpec | None = None
+        self.problems: tuple[Problem, ...] = ()
+        self.effect: InEffect | None = None
+        self.trouble = ""
+        self.synced = False
+        self.snapshot: ClusterSnapshot | None = None
+        self.lost: set[int] = set()
+        self.secret: dict[str, str] | None = None
+        self.secret_checked = False
+        self.budget: int | None = None
+        self.written = Written(status=obj.get("status") or {})
+        self.children = Children(api, self.uid)
+        self.store = KubeMapStore(api, key, owner_reference(obj), common_labels(key))
+        self.pods = KubePods(api, key, self.uid, zones, self._build_pod, self._pods_changed, pod_selector(key))
+        self._image = image
+        self._wakeups = wakeups
+        self._loop: ControlLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._pods_seen: tuple[Pod, ...] = ()
+
+    @property
+    def uid(self) -> str:
+        """UID of the CacheCluster."""
+        return str(self.obj["metadata"]["uid"])
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the control loop runs."""
+        return self._task is not None and not self._task.done()
+
+    def parse(self) -> None:
+        """Read the spec. An invalid one leaves the last valid one in force."""
+        try:
+            self.spec = parse_spec(self.obj.get("spec") or {})
+            self.problems = ()
+        except InvalidSpec as error:
+            self.problems = error.problems
+
+    def run(self, effect: InEffect) -> None:
+        """Start the control loop, or tell the one that runs what is desired now."""
+        self.effect = effect
+        if not self.is_running:
+            assert self.secret is not None, "the control loop needs the peer token"
+            self._loop = ControlLoop(
+                self.key.name,
+                self.store,
+                self.pods,
+                agent_port=AGENT_PORT,
+                cluster_port=CLUSTER_PORT,
+                token=self.secret["peer-token"],
+                on_change=self._on_snapshot,
+            )
+            self._task = asyncio.create_task(self._loop.run(), name=f"control-{self.key}")
+            self._task.add_done_callback(self._ended)
+        assert self._loop is not None
+        self._loop.desire(effect.desired)
+
+    async def stop(self) -> None:
+        """End the control loop."""
+        if self._task is not None:
+            self._task.remove_done_callback(self._ended)
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = self._loop = None
+
+    def known(self) -> Known:
+        """What the status is made of."""
+        return Known(
+            generation=self.obj["metadata"].get("generation", 0),
+            selector=pod_selector(self.key),
+            effect=self.effect,
+            problems=self.problems,
+            trouble=self.trouble,
+            pods=self.pods.pods(),
+            snapshot=self.snapshot,
+            lost=frozenset(self.lost),
+        )
+
+    def _build_pod(self, number: int) -> Json:
+        assert self.effect is not None, "pods are made by a control loop, which has an effect"
+        return build_pod(self.key, self.obj, self.effect.spec, number, self._image)
+
+    def _pods_changed(self) -> None:
+        pods = self.pods.pods()
+        if pods == self._pods_seen:
+            return
+        self._pods_seen = pods
+        if self._loop is not None:
+            self._loop.pods_changed()
+        self._wakeups.reconcile()
+
+    def _on_snapshot(self, snapshot: ClusterSnapshot) -> None:
+        self.snapshot = snapshot
+        if snapshot.map is not None:
+            self.lost.update(p for p, entry in enumerate(snapshot.map.entries) if entry.state is State.LOST)
+        self._wakeups.snapshot(snapshot)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            log.error("%s: the control loop ended", self.key, exc_info=task.exception())
+            self._wakeups.reconcile()
