@@ -1,7 +1,7 @@
 """Reads image archives as Docker and buildah write them, and writes them anew without the layers a node has already.
 
-What is read is a "docker archive" (a tar with manifest.json and uncompressed layers); what is written is the OCI layout,
-because there containerd does not ask for a layer that it knows.
+What is read is a "docker archive" (a tar with manifest.json and uncompressed layers); what is written is the OCI
+layout, because there containerd does not ask for a layer that it knows.
 """
 
 import hashlib

@@ -155,7 +155,7 @@ class DevCluster:
         return run([str(kubectl_binary()), f"--kubeconfig={self.kubeconfig}", *arguments], input_text)
 
     def load_image(self, archive: Path) -> None:
-        """Loads an image archive (docker archive) into every running node; layers that a node has are not sent again."""
+        """Loads an image (docker archive) into every running node; layers that a node has are not sent again."""
         settings = self._settings()
         running = [m for m in map(self.machine, network.node_names(settings.nodes)) if m.alive]
         images.load(running, [archives.read(archive)])
@@ -270,7 +270,7 @@ class DevCluster:
             wait(f"node {name} Ready (log: {log_file})", lambda name=name: api.node_ready(name, since), NODE_SECONDS)  # type: ignore[misc]
 
     def _kill_machines(self) -> None:
-        self._ledger.stop(FORWARDER, signal.SIGTERM)
+        self._ledger.stop(FORWARDER)
         components_of_hosts = [name for name in self._ledger.names() if "." not in name and name != FORWARDER]
         # The hub last: a node whose control plane went first would fill its log while it dies.
         for name in sorted(components_of_hosts, key=lambda name: name == "hub"):

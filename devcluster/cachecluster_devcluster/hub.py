@@ -1,7 +1,6 @@
 """The hub of a development cluster: the machine of the control plane, of DNS, and of the way in from the host."""
 
 import logging
-import os
 import shlex
 import signal
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 from cachecluster_devcluster import components, network
 from cachecluster_devcluster.api import Api, wait
 from cachecluster_devcluster.namespaces import Machine
-from cachecluster_devcluster.processes import Ledger, end
+from cachecluster_devcluster.processes import Ledger
 
 log = logging.getLogger(__name__)
 
@@ -58,18 +57,15 @@ class Hub:
 
     def stop_api(self) -> bool:
         """Kills the API server; False when it did not run."""
-        pid = self.machine.component("kube-apiserver")
-        if pid is None:
+        self.signal_api(signal.SIGCONT)
+        if not self.signal_api(signal.SIGKILL):
             return False
-        end(pid, signal.SIGKILL, STOP_SECONDS)
         wait("end of the API server", lambda: self.machine.component("kube-apiserver") is None, STOP_SECONDS)
         return True
 
-    def signal_api(self, number: signal.Signals) -> None:
-        """Sends a signal to the API server, e.g. SIGSTOP to freeze it."""
-        pid = self.machine.component("kube-apiserver")
-        if pid is not None:
-            os.kill(pid, number)
+    def signal_api(self, number: signal.Signals) -> bool:
+        """Sends a signal to the API server, e.g. SIGSTOP to freeze it; False when it does not run."""
+        return self.machine.signal("kube-apiserver", number)
 
     def start_forwarder(self, port: int, state: Path) -> None:
         """127.0.0.1:port of the host leads to the API server, for as long as the hub lives."""

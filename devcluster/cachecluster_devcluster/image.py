@@ -1,8 +1,8 @@
 """Builds the image of CacheCluster from a checkout without Docker: the Dockerfile by buildah, on bases made here.
 
 Four things take the place of the official images: a Debian base by mmdebstrap, Valkey from its wheel, the locked
-dependencies, and the project's own wheel. The first three are kept in the cache under keys of what they are made of; the
-last is made anew when a source file changed. The result is a docker archive whose last layer is the project.
+dependencies, and the project's own wheel. The first three are kept in the cache under keys of what they are made of;
+the last is made anew when a source file changed. The result is a docker archive whose last layer is the project.
 """
 
 import json
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_ARCHIVE = Path("build/image/cachecluster.tar")
 DEFAULT_TAG = "localhost/cachecluster:dev"
-BUILDAH_SECONDS = 600.0
+BUILDAH_SECONDS = 240.0
 SITE = "opt/cachecluster/lib"
 SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "core", "operator", "sidecar", "local", "devcluster")
 # usr-is-merged takes the place of usrmerge, which would bring all of Perl along.
@@ -262,7 +262,7 @@ class Buildah:
         return done.stdout.strip()
 
     def _call(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        # A session of its own: with a terminal in reach buildah gets the whole job stopped when that is in the background.
+        # A session of its own, without a terminal: buildah stops the whole job when that is in the background.
         return subprocess.run(
             [*self._command, *arguments],
             capture_output=True,

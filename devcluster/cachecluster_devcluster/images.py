@@ -6,7 +6,6 @@ layer, the one that changes with every edit, is imported into each node in an ar
 """
 
 import logging
-import os
 import shutil
 import signal
 import subprocess
@@ -94,9 +93,7 @@ class ImageStore:
         try:
             start_containerd(machine, machine.folder / "cni")
             import_images(machine, [self._pause(machine.folder), *self._foundations()])
-            pid = machine.component("containerd")
-            if pid is not None:  # a clean end, so that its databases are whole
-                os.kill(pid, signal.SIGTERM)
+            if machine.signal("containerd", signal.SIGTERM):  # a clean end, so that its databases are whole
                 api.wait("end of containerd", lambda: machine.component("containerd") is None, CONTAINERD_STOP_SECONDS)
         finally:
             machine.kill()

@@ -5,6 +5,7 @@ program that waits; when that is killed, the kernel kills everything in the mach
 which is both a tear-down that cannot be left half done and an honest power failure.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -94,6 +95,11 @@ class Machine:
         handle = os.pidfd_open(init)
         try:
             signal.pidfd_send_signal(handle, signal.SIGKILL)
+            # The kernel lets go of the machine when every dead component was collected by its nsenter, and one that was
+            # stopped along with its child never would; without a parent the child goes to the host's init.
+            for name in self._ledger.names():
+                if name.startswith(f"{self.name}."):
+                    self._ledger.stop(name)
             waiter = select.poll()
             waiter.register(handle, select.POLLIN)
             if not waiter.poll(STOP_SECONDS * 1000):
@@ -119,6 +125,19 @@ class Machine:
         """Starts a component in the machine; its log is `<name>.log` in the machine's folder."""
         log = self.folder / f"{name}.log"
         self._ledger.spawn(f"{self.name}.{name}", self.command(argv), log, environment)
+
+    def signal(self, name: str, number: signal.Signals) -> bool:
+        """Sends a signal to a component; False when it does not run.
+
+        Its nsenter gets it too: that one stops itself when its child is stopped, and then never notices its end.
+        """
+        outer, pid = self._ledger.pid(f"{self.name}.{name}"), self.component(name)
+        if outer is None or pid is None:
+            return False
+        for each in [outer, pid] if number == signal.SIGCONT else [pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, number)
+        return True
 
     def component(self, name: str) -> int | None:
         """The pid (of the host) of a component of this machine that lives."""

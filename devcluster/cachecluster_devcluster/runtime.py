@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -68,7 +67,7 @@ def _needs(name: str) -> Sequence[str]:
 
 def _parts(requirement: Requirement, extra: str) -> list[tuple[str, str]]:
     """(package, extra) of a requirement and of each extra that it asks for; nothing when its marker says no."""
-    environment = {**default_environment(), "python_full_version": IMAGE_PYTHON, "extra": extra}
+    environment = {"python_full_version": IMAGE_PYTHON, "extra": extra}
     if requirement.marker is not None and not requirement.marker.evaluate(environment):
         return []
     return [(canonicalize_name(requirement.name), part) for part in ("", *requirement.extras)]
