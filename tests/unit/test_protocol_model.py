@@ -1,0 +1,112 @@
+"""The shipped step functions, explored: named scenarios exhaustively or to a bound, and random walks over all faults.
+
+Each deliberate mistake below must be found: a checker that finds nothing in a broken protocol proves nothing.
+`python tests/unit/test_protocol_model.py --states N` explores every scenario further than the tests do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import protocol_world as p  # noqa: E402
+from cachecluster_core import agent_step, election  # noqa: E402
+from modelcheck import Violation, explore, served, walk  # noqa: E402
+
+pytestmark = [pytest.mark.t0, pytest.mark.timeout(600)]
+
+SCENARIOS: dict[str, p.World] = {
+    "bootstrap of one pod": p.start(1, p.Budget(horizon=2)),
+    "bootstrap of two pods": p.start(2, p.Budget(horizon=0)),
+    "an agent restarts between its marks and its commands": served(2, p.Budget(writes=1, agent_restarts=2, horizon=2)),
+    "a redis process is killed": served(2, p.Budget(writes=1, kills=1, horizon=1)),
+    "a pod is cut off and comes back": served(2, p.Budget(writes=1, cuts=1, horizon=5)),
+    "the operator restarts while a pod is cut off": served(
+        2, p.Budget(writes=1, cuts=1, operator_restarts=1, horizon=5)
+    ),
+    "two operators at once while a pod is cut off": served(2, p.Budget(cuts=1, horizon=5), operators=2),
+    "the map is deleted": served(2, p.Budget(writes=1, map_losses=1, horizon=3)),
+    "everything at once": served(
+        3, p.Budget(writes=2, kills=2, agent_restarts=1, cuts=1, operator_restarts=1, map_losses=1, horizon=8), operators=2
+    ),
+}
+BOUND = 12_000
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_no_reachable_state_breaks_an_invariant(name: str) -> None:
+    assert explore(SCENARIOS[name], BOUND).states > 10
+
+
+FAULTS = p.Budget(writes=6, kills=3, agent_restarts=3, cuts=3, operator_restarts=2, map_losses=1, horizon=60)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_random_walk_over_all_faults_breaks_no_invariant(seed: int) -> None:
+    walk(served(3, FAULTS, operators=2), 3000, seed)
+
+
+def test_promotion_before_the_old_gate_is_silent_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(election, "is_silent", lambda facts: True)
+    with pytest.raises(Violation, match="two open gates"):
+        explore(SCENARIOS["a pod is cut off and comes back"], 200_000)
+
+
+def test_authority_that_lasts_longer_than_the_operator_waits_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_step, "_deadline_ns", lambda view: view.confirmed_at_ns + 9 * p.TICK_NS)
+    with pytest.raises(Violation, match="two open gates"):
+        explore(served(2, p.Budget(cuts=1, horizon=5)), 200_000)
+
+
+def test_a_process_that_starts_as_primary_is_found() -> None:
+    with pytest.raises(Violation, match="I5"):
+        explore(p.start(1, p.Budget(horizon=2), variant="starts as primary"), 200_000)
+
+
+def test_an_agent_that_forgets_its_floor_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_step, "_entry_above_floor", lambda ring, partition, marks: ring and ring.entries[partition])
+    world = served(2, p.Budget(horizon=2))
+    old = world.map
+    assert old is not None
+    entry = replace(old.entries[0], epoch=old.entries[0].epoch - 1, term=0)
+    agents = tuple(replace(agent, map=replace(old, entries=(entry,))) for agent in world.agents)
+    with pytest.raises(Violation, match="below the floor"):
+        explore(replace(world, agents=agents), 1000)
+
+
+def test_promotion_of_a_copy_that_lost_its_data_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def anyone(facts: election.Facts) -> list[object]:
+        return [(copy, facts.copy(copy.pod)) for copy in facts.entry.isr if facts.copy(copy.pod) is not None]
+
+    monkeypatch.setattr(election, "sealed", anyone)
+    monkeypatch.setattr(election, "is_dead", lambda facts, copy: copy == facts.entry.primary)
+    with pytest.raises(Violation):
+        explore(SCENARIOS["a redis process is killed"], 200_000)
+
+
+def main() -> int:
+    """Explore every scenario to a bound, saying how far it came."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--states", type=int, default=300_000, help="states per scenario")
+    parser.add_argument("--steps", type=int, default=100_000, help="steps of the random walk")
+    arguments = parser.parse_args()
+    for name, world in SCENARIOS.items():
+        began = time.monotonic()
+        result = explore(world, arguments.states)
+        how = "complete" if result.complete else "bound reached"
+        sys.stdout.write(f"{name}: {result.states} states, {how}, {time.monotonic() - began:.0f} s\n")
+        sys.stdout.flush()
+    walk(served(3, FAULTS, operators=2), arguments.steps, seed=int(time.time()))
+    sys.stdout.write(f"random walk: {arguments.steps} steps\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
