@@ -24,10 +24,10 @@ build/.extensions: .venv/.installed setup.py $(EXTENSIONS)
 install: build/.extensions  ## the Python environment in .venv, with all commands in .venv/bin
 
 demo: install  ## a Kubernetes, the operator and a CacheCluster called demo (CONTEXT=name uses an existing cluster)
-	$(BIN)/devcluster demo up $(if $(CONTEXT),--context $(CONTEXT))
+	$(BIN)/python -m cachecluster_devcluster.demo up $(if $(CONTEXT),--context $(CONTEXT))
 
 demo-down:  ## remove all that `make demo` made
-	test ! -x $(BIN)/devcluster || $(BIN)/devcluster demo down $(if $(CONTEXT),--context $(CONTEXT))
+	test ! -x $(BIN)/devcluster || $(BIN)/python -m cachecluster_devcluster.demo down $(if $(CONTEXT),--context $(CONTEXT))
 
 local: install  ## cachecluster-local: three nodes on 127.0.0.1..3, port 6379, without Kubernetes
 	$(BIN)/devcluster deps --for local

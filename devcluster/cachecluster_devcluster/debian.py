@@ -25,6 +25,7 @@ IMAGE = ("mmdebstrap", "buildah", "uidmap", "git")
 # What tests and cachecluster-local run on the host.
 ENGINES = ("s6", "redis-tools")
 ALL = (*CLUSTER, *IMAGE, *ENGINES)
+PURPOSES = {"local": ENGINES, "cluster": ALL}
 
 
 def missing(packages: Sequence[str] = ALL) -> list[str]:

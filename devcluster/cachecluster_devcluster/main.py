@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     options = parser().parse_args(arguments)
-    _log_to_stderr()
+    log_to_stderr()
     action: Action = options.action
     try:
         return action(options)
@@ -82,6 +82,9 @@ def parser() -> Parser:
 def _add_tools(add: Callable[[str, Action, str], argparse.ArgumentParser]) -> None:
     deps = add("deps", _deps, "install the Debian packages that are missing")
     deps.add_argument("--check", action="store_true", help="only name them; exit code 1 when there are any")
+    deps.add_argument(
+        "--for", dest="purpose", choices=debian.PURPOSES, default="cluster", help="what they are for (default: all)"
+    )
     add("binaries", _binaries, "build the Go programs that are not in the cache yet (ten minutes the first time)")
     build = add("image", _image, "build the image archive of CacheCluster from this checkout")
     build.add_argument(
@@ -151,11 +154,12 @@ def _kubeconfig(options: argparse.Namespace) -> int:
 
 
 def _deps(options: argparse.Namespace) -> int:
+    packages = debian.PURPOSES[options.purpose]
     if options.check:
-        wanted = debian.missing()
+        wanted = debian.missing(packages)
         sys.stdout.write("".join(f"{name}\n" for name in wanted))
         return 1 if wanted else 0
-    debian.install()
+    debian.install(packages)
     return 0
 
 
@@ -171,7 +175,8 @@ def _image(options: argparse.Namespace) -> int:
     return 0
 
 
-def _log_to_stderr() -> None:
+def log_to_stderr() -> None:
+    """Progress goes to standard error, each line with the seconds since the start."""
     started = time.monotonic()
 
     class Elapsed(logging.Formatter):
