@@ -265,6 +265,7 @@ cdef class Router:
     cdef bytes moved(self, int slot, int partition)
     cdef void give_up(self, list lost, str reason)
     cdef void give_up_sent(self, list lost, str reason)
+    cdef int any_slot(self)
     cdef void time_request(self, Request r)
     cdef void hurry(self)
     cdef void look_at_target(self, Target target, double now)

@@ -220,8 +220,10 @@ cdef void serve_found_keys(Client c, Command* command, const char* frame, Py_ssi
         elif slot != first:
             one_slot = False
             one_partition = one_partition and slot >> c.router.shift == first >> c.router.shift
-    if one_slot or (one_partition and (c.peer or (command.kind == KIND_SPLIT and not c.cluster))):
-        # Without keys (a wrong argument before them) any engine knows the error to answer.
+    if count == 0:
+        # The keys could not be found because of a wrong argument before them: any engine knows the error to answer.
+        forward(c, c.router.any_slot(), command.write, frame, n)
+    elif one_slot or (one_partition and (c.peer or (command.kind == KIND_SPLIT and not c.cluster))):
         forward(c, first, command.write, frame, n)
     elif command.kind == KIND_SPLIT and not c.cluster:
         split_command(c, command, frame, s, count)

@@ -254,6 +254,14 @@ cdef class Router:
                 self.counters.indeterminate += 1
                 self.fail(r, lost_error(r.partition, reason))
 
+    cdef int any_slot(self):
+        """A slot that is served here, or slot 0: for commands that every engine answers alike."""
+        cdef Partition p
+        for p in self.lines:
+            if p.mine:
+                return p.index << self.shift
+        return 0
+
     cdef void time_request(self, Request r):
         """Count the latency of a sampled request: bucket i holds those below 2^i microseconds."""
         cdef int64_t us = (cc_monotonic_ns() - r.started_ns) // 1000
