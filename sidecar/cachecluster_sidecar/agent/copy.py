@@ -131,7 +131,10 @@ class LocalCopy:
 
     def poll(self, now: float) -> None:
         """Send an INFO unless one is outstanding; `due` says when to call again (loop time)."""
-        self.due = now + self._interval
+        if self._interval < self._pace.steady:
+            self.due = now + self._interval
+        else:  # all copies in the same instant: one wake-up for all of them
+            self.due = (now // self._pace.steady + 1) * self._pace.steady
         connection = self._connection
         if self._state is Process.UP and connection is not None and connection.waiting_since is None:
             future = connection.request([SECTIONS])

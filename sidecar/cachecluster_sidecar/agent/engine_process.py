@@ -86,6 +86,8 @@ class EngineProcess:
 
         StartFailed when it did not; NotSupervised when the redis container stays away.
         """
+        if not self._supervisor.running():
+            raise NotSupervised("the redis container is not up")
         await self.end()
         if self._pause:
             await asyncio.sleep(self._pause)

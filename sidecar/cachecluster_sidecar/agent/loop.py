@@ -1,0 +1,317 @@
+"""The agent's loop: observe, `agent_step`, carry out in the order marks, gates, commands; and again.
+
+Nothing is decided here. The loop sleeps until something changed, and looks at everything twice a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cachecluster_core.agent_step import agent_step
+from cachecluster_core.agent_view import (
+    AgentDecision,
+    AgentView,
+    Command,
+    CopyView,
+    GateChange,
+    GateView,
+    Restart,
+    Start,
+)
+from cachecluster_core.gate_step import SHUT
+from cachecluster_core.hashring import HashRing
+from cachecluster_core.pod_table import Marks
+from cachecluster_core.report import Process, Report
+
+from ..metrics import SidecarMetrics
+from .clock import boottime_ns
+from .copy import LocalCopy
+from .engine_process import Engine, EngineProcess
+from .map_client import MapRead
+from .remembered import Remembered
+from .router_hub import RouterHub
+from .routes import build_routes, local_partitions
+from .supervisor import Supervisor
+from .table import GateRecord, PodTable, read_header
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this agent is; `boot_id` is the kernel's, `incarnation` this process'."""
+
+    pod: str
+    incarnation: str
+    boot_id: str
+
+
+class AgentLoop:
+    """Owns the pod table and the copies. `on_report` is called after every step."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        table_path: Path,
+        engine: Engine,
+        supervisor: Supervisor,
+        remembered: Remembered,
+        metrics: SidecarMetrics,
+        cluster_port: int,
+        on_report: Callable[[Report], None],
+    ) -> None:
+        self._identity = identity
+        self._table_path = table_path
+        self._engine = engine
+        self._supervisor = supervisor
+        self._remembered = remembered
+        self._metrics = metrics
+        self._cluster_port = cluster_port
+        self._on_report = on_report
+        self._hub: RouterHub | None = None
+        self._table: PodTable | None = None
+        self._marks: dict[int, Marks] = {}
+        self._gates: dict[int, GateRecord] = {}
+        self._copies: dict[int, LocalCopy] = {}
+        self._processes: dict[int, Process] = {}
+        self._ring: HashRing | None = None
+        self._sent_ns = 0
+        self._margin_s = 0.0
+        self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self.stepped_at = self._loop.time()
+        self.draining = False
+        self.clients = 0
+        self.report: Report | None = None
+
+    async def attach(self, hub: RouterHub) -> None:
+        """Take over what an earlier agent left: the pod table, the last map, running processes."""
+        self._hub = hub
+        self._remembered.load()
+        header = read_header(self._table_path)
+        if header is not None:
+            self._open_table(header[0])
+        for partition in self._supervisor.partitions():
+            adopted = self._marks.get(partition, Marks()).run_id
+            await self._copy(partition).attach(adopted)
+
+    def wake(self) -> None:
+        """Something changed: step soon."""
+        self._wake.set()
+
+    def take_read(self, read: MapRead) -> None:
+        """A quorum read succeeded. OSError when what must be written before acting on it cannot be written."""
+        self._margin_s = self.authority_s
+        if read.ring is not None:
+            if self._table is None:
+                self._open_table(len(read.ring.entries))
+            self._remembered.take(read.ring)
+        self._ring, self._sent_ns = read.ring, read.sent_ns
+        self._tell_routes()
+        if self._hub is not None:
+            self._hub.read_succeeded(read.sent_ns, self._generations())
+        self.wake()
+
+    def read_attempted(self, seconds: float, succeeded: bool) -> None:
+        """For the metrics."""
+        self._metrics.quorum_read(seconds, succeeded, self._margin_s)
+
+    @property
+    def ring(self) -> HashRing | None:
+        """The map by the last successful read."""
+        return self._ring
+
+    @property
+    def authority_s(self) -> float:
+        """How long authority lasts, negative since when it has lapsed, 0 without a map."""
+        if self._ring is None:
+            return 0.0
+        return self._ring.settings.authority_s - (boottime_ns() - self._sent_ns) / 1e9
+
+    @property
+    def is_primary(self) -> bool:
+        """The map names a copy of this pod as a primary."""
+        entries = self._ring.entries if self._ring is not None else ()
+        return any(entry.primary is not None and entry.primary.pod == self._identity.pod for entry in entries)
+
+    def open_gates(self) -> dict[int, tuple[int, int]]:
+        """Epoch and milliseconds of authority left of every open gate."""
+        now = boottime_ns()
+        return {
+            partition: (gate.gate_epoch, (gate.deadline_ns - now) // 1_000_000)
+            for partition, gate in self._gates.items()
+            if gate.gate_epoch != SHUT and gate.deadline_ns > now
+        }
+
+    def replica_lag(self) -> dict[int, int]:
+        """Bytes that the slowest attached replica is behind, of every partition that is primary here."""
+        views = {partition: copy.view() for partition, copy in self._copies.items()}
+        return {
+            partition: max(0, view.offset - min(replica.offset for replica in view.attached))
+            for partition, view in views.items()
+            if view.source is None and view.process is Process.UP and view.attached
+        }
+
+    async def run(self) -> None:
+        """Step until cancelled."""
+        next_tick = 0.0
+        while True:
+            now = self._loop.time()
+            due = min([next_tick, *(copy.due for copy in self._copies.values())])
+            if due > now and not self._wake.is_set():
+                try:
+                    async with asyncio.timeout(due - now):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+            now = self._loop.time()
+            for copy in self._copies.values():
+                if copy.due <= now:
+                    copy.poll(now)
+            if self._wake.is_set() or next_tick <= now:
+                self._wake.clear()
+                next_tick = (now // TICK_S + 1) * TICK_S
+                self.step()
+                await asyncio.sleep(0)
+
+    def step(self) -> None:
+        """Decide once and carry it out."""
+        view = self._view()
+        self._count_deaths(view.copies)
+        decision = agent_step(view)
+        self._carry_out(decision)
+        self.stepped_at = self._loop.time()
+        if decision.report is not None:
+            self.report = replace(
+                decision.report,
+                incarnation=self._identity.incarnation,
+                routers=self._hub.admitted if self._hub is not None else 0,
+                clients=self.clients,
+                draining=self.draining,
+            )
+            self._on_report(self.report)
+
+    async def shut_all(self, timeout_s: float) -> None:
+        """The end of this agent: shut every gate, and wait until the routers have confirmed it."""
+        for partition, gate in list(self._gates.items()):
+            if gate.gate_epoch != SHUT:
+                self._write_gate(GateChange(partition, gate.seen_epoch, SHUT, gate.deadline_ns, True))
+        self._announce(list(self._gates))
+        give_up_at = self._loop.time() + timeout_s
+        while not all(self._confirmed(p) for p in self._gates) and self._loop.time() < give_up_at:
+            await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        """Let go of everything without touching it."""
+        for copy in self._copies.values():
+            await copy.close()
+        if self._table is not None:
+            self._table.close()
+
+    def _view(self) -> AgentView:
+        return AgentView(
+            pod=self._identity.pod,
+            map=self._ring,
+            confirmed_at_ns=self._sent_ns,
+            now_ns=boottime_ns(),
+            taken=self._remembered.taken,
+            marks=self._marks,
+            gates={
+                partition: GateView(gate.gate_epoch, gate.generation, gate.deadline_ns, self._confirmed(partition))
+                for partition, gate in self._gates.items()
+            },
+            copies={partition: copy.view() for partition, copy in self._copies.items()},
+            replication_port=self._engine.replication_port,
+        )
+
+    def _carry_out(self, decision: AgentDecision) -> None:
+        if self._table is None:
+            assert not decision.marks and not decision.gates and not decision.commands, "decided without a map"
+            return
+        for partition, marks in decision.marks.items():
+            self._table.write_marks(partition, marks)
+            self._marks[partition] = marks
+        for change in decision.gates:
+            self._write_gate(change)
+        self._announce([change.partition for change in decision.gates if change.new_generation])
+        for command in decision.commands:
+            self._execute(command)
+        self._forget_absent()
+        if decision.marks or decision.gates:
+            self.wake()
+
+    def _write_gate(self, change: GateChange) -> None:
+        assert self._table is not None
+        before = self._gates.get(change.partition, GateRecord())
+        record = GateRecord(
+            seen_epoch=change.seen_epoch,
+            gate_epoch=change.gate_epoch,
+            deadline_ns=change.deadline_ns,
+            generation=before.generation + change.new_generation,
+        )
+        self._table.write_gate(change.partition, record)
+        self._gates[change.partition] = record
+
+    def _announce(self, partitions: list[int]) -> None:
+        if partitions and self._hub is not None:
+            self._hub.announce((partition, self._gates[partition].generation) for partition in partitions)
+
+    def _execute(self, command: Command) -> None:
+        copy = self._copy(command.partition)
+        copy.execute(command, self._engine_settings())
+        if copy.busy:
+            log.info("%s", command)
+            self.wake()
+        if isinstance(command, Start | Restart):
+            self._metrics.engine_started()
+        self._tell_routes()
+
+    def _engine_settings(self) -> Mapping[str, str]:
+        return dict(self._ring.settings.engine_config) if self._ring is not None else {}
+
+    def _copy(self, partition: int) -> LocalCopy:
+        copy = self._copies.get(partition)
+        if copy is None:
+            process = EngineProcess(partition, self._engine, self._supervisor)
+            copy = self._copies[partition] = LocalCopy(partition, process, self.wake)
+        return copy
+
+    def _forget_absent(self) -> None:
+        for partition in [partition for partition, copy in self._copies.items() if copy.absent]:
+            del self._copies[partition]
+
+    def _count_deaths(self, copies: Mapping[int, CopyView]) -> None:
+        for partition, view in copies.items():
+            before = self._processes.get(partition, Process.ABSENT)
+            if view.process is Process.DEAD and before in (Process.UP, Process.SILENT):
+                log.warning("partition %d: the engine died", partition)
+                self._metrics.engine_died()
+        self._processes = {partition: view.process for partition, view in copies.items()}
+
+    def _open_table(self, partitions: int) -> None:
+        self._table = PodTable.open(self._table_path, partitions, self._identity.boot_id)
+        marks = {partition: self._table.marks(partition) for partition in range(partitions)}
+        gates = {partition: self._table.gate(partition) for partition in range(partitions)}
+        self._marks = {partition: mark for partition, mark in marks.items() if mark != Marks()}
+        self._gates = {partition: gate for partition, gate in gates.items() if gate != GateRecord()}
+
+    def _generations(self) -> list[tuple[int, int]]:
+        return [(partition, gate.generation) for partition, gate in self._gates.items()]
+
+    def _confirmed(self, partition: int) -> bool:
+        generation = self._gates[partition].generation
+        return generation == 0 or self._hub is None or self._hub.confirmed(partition, generation)
+
+    def _tell_routes(self) -> None:
+        if self._ring is None or self._hub is None:
+            return
+        version = next((copy.version for copy in self._copies.values() if copy.version), "")
+        pod = self._identity.pod
+        sockets = {p: str(self._engine.files.socket(p)) for p in local_partitions(self._ring, pod)}
+        self._hub.set_routes(build_routes(self._ring, pod, self._cluster_port, sockets, version))

@@ -1,0 +1,299 @@
+"""The routers of the pod: keeping them running, and telling them routes and gates (contract with the router).
+
+A router begins with every gate shut. It is *admitted*, told the gates' generations, only after a quorum read that was
+sent after it registered: what an earlier agent may have promised is over by then. It has *confirmed* a generation when
+it says so; one that ended has confirmed everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .clock import boottime_ns
+from .router_link import Message, RouterLink
+from .router_process import RouterProcess
+
+log = logging.getLogger(__name__)
+
+Generations = Iterable[tuple[int, int]]
+"""(partition, generation) pairs."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouterTimes:
+    """Seconds. A router that died younger than `young` is started again after a pause, doubling. `first_word` is what a
+    new process may take until it registers."""
+
+    ping: float = 0.5
+    silence: float = 2.0
+    first_word: float = 10.0
+    young: float = 1.0
+    first_pause: float = 0.1
+    longest_pause: float = 5.0
+    term: float = 2.5
+    counters: float = 0.3
+
+
+@dataclass(slots=True)
+class _Worker:
+    """What is known of one worker index. `told` is True once its process may have heard of a generation."""
+
+    process: RouterProcess | None = None
+    link: RouterLink | None = None
+    registered_ns: int = 0
+    admitted: bool = False
+    told: bool = False
+    confirmed: dict[int, int] = field(default_factory=dict)
+    patience_ends: float = 0.0
+    pause: float = 0.0
+
+    def has_confirmed(self, partition: int, generation: int) -> bool:
+        """Nothing let through under an older generation is in flight in this worker."""
+        if self.process is None or not self.told:
+            return True
+        return self.confirmed.get(partition, 0) >= generation
+
+
+class RouterHub:
+    """`on_change` is called when a confirmation came, a router registered, or one ended; `on_register` wants a read."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        workers: int,
+        command: Callable[[int], Sequence[str]],
+        on_change: Callable[[], None],
+        on_register: Callable[[], None],
+        on_start: Callable[[], None] = lambda: None,
+        times: RouterTimes | None = None,
+    ) -> None:
+        self._run_dir = run_dir
+        self._command = command
+        self._on_change = on_change
+        self._on_register = on_register
+        self._on_start = on_start
+        self._times = times or RouterTimes()
+        self._workers = [_Worker() for _ in range(workers)]
+        self._routes: dict[str, Any] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._server: asyncio.AbstractServer | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._counters: dict[int, tuple[int, asyncio.Future[Message]]] = {}
+        self._request = 0
+        self._stopping = False
+
+    @property
+    def admitted(self) -> int:
+        """How many routers know the gates."""
+        return sum(worker.admitted for worker in self._workers)
+
+    @property
+    def pids(self) -> list[int]:
+        """The routers' process ids."""
+        return [worker.process.pid for worker in self._workers if worker.process is not None]
+
+    async def start(self) -> None:
+        """Listen, take over routers that outlived an earlier agent, start the others. OSError when that fails."""
+        path = self._run_dir / "agent.sock"
+        path.unlink(missing_ok=True)
+        self._server = await self._loop.create_unix_server(lambda: RouterLink(self._heard, self._link_ended), str(path))
+        path.chmod(0o600)
+        for index, worker in enumerate(self._workers):
+            process = await RouterProcess.find(index, self._lock(index))
+            if process is None:
+                self._spawn(index)
+            else:
+                log.info("router %d (pid %d) outlived an earlier agent", index, process.pid)
+                worker.told = True
+                self._take_process(index, process, self._times.silence)
+        self._run(self._ping_forever())
+
+    async def stop(self) -> None:
+        """End all routers: TERM, then KILL."""
+        self._stopping = True
+        for task in list(self._tasks):
+            task.cancel()
+        processes = [worker.process for worker in self._workers if worker.process is not None]
+        for number, patience_s in ((signal.SIGTERM, self._times.term), (signal.SIGKILL, 1.0)):
+            for process in processes:
+                process.signal(number)
+            give_up_at = self._loop.time() + patience_s
+            while any(process.alive for process in processes) and self._loop.time() < give_up_at:
+                await asyncio.sleep(0.01)
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop listening and watching; routers go on."""
+        self._stopping = True
+        for task in list(self._tasks):
+            task.cancel()
+        for worker in self._workers:
+            if worker.link is not None:
+                worker.link.close()
+            if worker.process is not None:
+                worker.process.close()
+        if self._server is not None:
+            self._server.close()
+            (self._run_dir / "agent.sock").unlink(missing_ok=True)
+        await asyncio.sleep(0)
+
+    def set_routes(self, routes: dict[str, Any]) -> None:
+        """Tell every router, if something changed."""
+        if routes == self._routes:
+            return
+        self._routes = routes
+        for worker in self._workers:
+            if worker.link is not None:
+                worker.link.send({"routes": routes})
+
+    def read_succeeded(self, sent_ns: int, generations: Generations) -> None:
+        """A quorum read that was sent at `sent_ns` succeeded: admit the routers that had registered by then."""
+        current = [list(pair) for pair in generations]
+        for worker in self._workers:
+            if worker.link is not None and not worker.admitted and worker.registered_ns < sent_ns:
+                worker.admitted = worker.told = True
+                worker.link.send({"gates": current})
+
+    def announce(self, changed: Generations) -> None:
+        """Gate records with these generations have been written: have every admitted router take them over."""
+        message = {"gates": [list(pair) for pair in changed]}
+        for worker in self._workers:
+            if worker.admitted and worker.link is not None:
+                worker.link.send(message)
+
+    def confirmed(self, partition: int, generation: int) -> bool:
+        """Every router has confirmed this generation, or has ended."""
+        return all(worker.has_confirmed(partition, generation) for worker in self._workers)
+
+    async def counters(self) -> dict[int, Message]:
+        """The counters of every router that answers in time, by worker."""
+        asked = {}
+        for index, worker in enumerate(self._workers):
+            if worker.link is not None:
+                self._request += 1
+                asked[index] = self._loop.create_future()
+                self._counters[self._request] = (index, asked[index])
+                worker.link.send({"metrics": self._request})
+        if asked:
+            await asyncio.wait(asked.values(), timeout=self._times.counters)
+        self._counters = {n: entry for n, entry in self._counters.items() if entry[1] not in asked.values()}
+        return {index: future.result() for index, future in asked.items() if future.done()}
+
+    # Messages
+
+    def _heard(self, link: RouterLink, message: Message) -> None:
+        match message:
+            case {"register": {"worker": int(index), "pid": int(pid)}}:
+                self._register(link, index, pid)
+            case {"confirm": list(pairs)}:
+                worker = self._worker_of(link)
+                for partition, generation in pairs:
+                    worker.confirmed[int(partition)] = max(generation, worker.confirmed.get(int(partition), 0))
+                self._on_change()
+            case {"metrics": {"id": int(number)} as counters}:
+                _, future = self._counters.get(number, (0, None))
+                if future is not None and not future.done():
+                    future.set_result(counters)
+            case {"pong": _}:
+                pass
+            case _:
+                raise ValueError(f"unknown message {list(message)}")
+
+    def _register(self, link: RouterLink, index: int, pid: int) -> None:
+        if not 0 <= index < len(self._workers):
+            raise ValueError(f"there is no router {index}")
+        worker = self._workers[index]
+        if worker.process is None or worker.process.pid != pid:
+            raise ValueError(f"pid {pid} is not router {index}")
+        if worker.link is not None and worker.link is not link:
+            worker.link.close()
+        worker.link, worker.admitted, worker.registered_ns = link, False, boottime_ns()
+        if self._routes is not None:
+            link.send({"routes": self._routes})
+        self._on_register()
+        self._on_change()
+
+    def _worker_of(self, link: RouterLink) -> _Worker:
+        for worker in self._workers:
+            if worker.link is link:
+                return worker
+        raise ValueError("a message before registering")
+
+    def _link_ended(self, link: RouterLink) -> None:
+        for worker in self._workers:
+            if worker.link is link:
+                worker.link, worker.admitted = None, False
+                worker.patience_ends = self._loop.time() + self._times.silence
+
+    # Processes
+
+    def _lock(self, index: int) -> Path:
+        return self._run_dir / f"router-{index}.lock"
+
+    def _spawn(self, index: int) -> None:
+        worker = self._workers[index]
+        try:
+            process = RouterProcess.spawn(index, self._lock(index), self._command(index))
+        except OSError as error:
+            log.error("router %d cannot be started: %r", index, error)
+            self._run(self._spawn_later(index))
+            return
+        worker.told, worker.confirmed = False, {}
+        self._take_process(index, process, self._times.first_word)
+        self._on_start()
+        log.info("router %d started (pid %d)", index, process.pid)
+
+    def _take_process(self, index: int, process: RouterProcess, patience_s: float) -> None:
+        self._workers[index].process = process
+        self._workers[index].patience_ends = self._loop.time() + patience_s
+        process.watch(lambda: self._process_ended(index))
+
+    def _process_ended(self, index: int) -> None:
+        worker = self._workers[index]
+        lived = self._loop.time() - worker.process.started_at if worker.process is not None else 0.0
+        worker.process = None
+        if worker.link is not None:
+            worker.link.close()
+        if self._stopping:
+            return
+        if lived >= self._times.young:
+            worker.pause = 0.0
+            self._spawn(index)
+        else:
+            self._run(self._spawn_later(index))
+        self._on_change()
+
+    async def _spawn_later(self, index: int) -> None:
+        worker = self._workers[index]
+        worker.pause = min(self._times.longest_pause, worker.pause * 2 or self._times.first_pause)
+        await asyncio.sleep(worker.pause)
+        self._spawn(index)
+
+    async def _ping_forever(self) -> None:
+        """Kill routers that are silent: connected and not answering, or alive and not connected."""
+        number = 0
+        while True:
+            await asyncio.sleep(self._times.ping)
+            number += 1
+            now = self._loop.time()
+            for index, worker in enumerate(self._workers):
+                if worker.process is None:
+                    continue
+                if worker.link is not None:
+                    worker.patience_ends = worker.link.heard_at + self._times.silence
+                if now > worker.patience_ends:
+                    log.warning("router %d is silent: killing it", index)
+                    worker.process.signal(signal.SIGKILL)
+                elif worker.link is not None:
+                    worker.link.send({"ping": number})
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
