@@ -6,7 +6,7 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -103,7 +103,9 @@ def _make_parser(environment: Mapping[str, str]) -> _Parser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
 
-    def flag(name: str, text: str, kind: type = str, default: object = None, optional: bool = False) -> None:
+    def flag(
+        name: str, text: str, kind: Callable[[str], object] = str, default: object = None, optional: bool = False
+    ) -> None:
         variable = ENVIRONMENT_PREFIX + name.upper().replace("-", "_")
         value = environment.get(variable, default)
         required = value is None and not optional

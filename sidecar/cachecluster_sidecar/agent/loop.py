@@ -6,6 +6,7 @@ Nothing is decided here. The loop sleeps until something changed, and looks at e
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -205,7 +206,10 @@ class AgentLoop:
         self._announce(list(self._gates))
         give_up_at = self._loop.time() + timeout_s
         while not all(self._confirmed(p) for p in self._gates) and self._loop.time() < give_up_at:
-            await asyncio.sleep(0.01)
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(give_up_at):
+                    await self._wake.wait()
 
     async def close(self) -> None:
         """Let go of everything without touching it."""

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import sys
+import time
 
 import uvloop
 from aiohttp import web
@@ -125,10 +126,9 @@ class Agent:
         log.info("draining, for at most %.0f s", self._config.drain_s)
         agent_loop.draining = True
         agent_loop.wake()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._config.drain_s):
-                while agent_loop.is_primary and not any(task.done() for task in working):
-                    await asyncio.sleep(0.05)
+        give_up_at = time.monotonic() + self._config.drain_s
+        while agent_loop.is_primary and time.monotonic() < give_up_at and not any(task.done() for task in working):
+            await asyncio.wait(working, timeout=0.05, return_when=asyncio.FIRST_COMPLETED)
 
     def _router_command(self, worker: int) -> list[str]:
         config = self._config

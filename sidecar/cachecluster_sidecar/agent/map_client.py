@@ -35,7 +35,7 @@ class ReadFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class MapRead:
-    """What a successful quorum read said: the map (None: there is none), and when the read was sent (CLOCK_BOOTTIME)."""
+    """What a successful quorum read said: the map (None: there is none). It was sent at `sent_ns` (CLOCK_BOOTTIME)."""
 
     ring: HashRing | None
     sent_ns: int
@@ -123,10 +123,12 @@ class MapClient:
     async def run(self) -> None:
         """Read and watch until cancelled."""
         timeout = aiohttp.ClientTimeout(total=self._times.timeout)
-        async with aiohttp.ClientSession(connector=self._api.connector(), timeout=timeout) as session:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._read_forever(session))
-                tasks.create_task(self._watch_forever(session))
+        async with (
+            aiohttp.ClientSession(connector=self._api.connector(), timeout=timeout) as session,
+            asyncio.TaskGroup() as tasks,
+        ):
+            tasks.create_task(self._read_forever(session))
+            tasks.create_task(self._watch_forever(session))
 
     async def _read_forever(self, session: aiohttp.ClientSession) -> None:
         while True:
@@ -146,15 +148,21 @@ class MapClient:
         try:
             read = await self._read(session)
         except (ReadFailed, aiohttp.ClientError, OSError, TimeoutError, ValueError, AssertionError) as error:
-            log.log(logging.DEBUG if self._failing else logging.WARNING, "the map cannot be read: %r", error)
-            self._failing = True
-            return False
+            return self._failed(error)
+        try:
+            self._on_read(read)
+        except OSError as error:
+            return self._failed(error)
         if self._failing:
             log.info("the map can be read again")
         self._failing = False
         self._ring = read.ring
-        self._on_read(read)
         return True
+
+    def _failed(self, error: Exception) -> bool:
+        log.log(logging.DEBUG if self._failing else logging.WARNING, "the map cannot be read: %r", error)
+        self._failing = True
+        return False
 
     async def _read(self, session: aiohttp.ClientSession) -> MapRead:
         """One quorum read, or two when the first shows that there is a new map."""

@@ -8,6 +8,7 @@ it says so; one that ended has confirmed everything.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -123,9 +124,9 @@ class RouterHub:
         for number, patience_s in ((signal.SIGTERM, self._times.term), (signal.SIGKILL, 1.0)):
             for process in processes:
                 process.signal(number)
-            give_up_at = self._loop.time() + patience_s
-            while any(process.alive for process in processes) and self._loop.time() < give_up_at:
-                await asyncio.sleep(0.01)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience_s):
+                    await asyncio.gather(*(process.ended.wait() for process in processes))
         await self.close()
 
     async def close(self) -> None:

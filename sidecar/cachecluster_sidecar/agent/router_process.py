@@ -24,12 +24,12 @@ _BECOME_ROUTER = 'echo $$ > "$0" && exec "$@"'
 
 
 class RouterProcess:
-    """A living process of a worker; `on_end` is called once when it has ended."""
+    """A living process of a worker. `ended` is set when it has ended, if it is watched."""
 
     def __init__(self, worker: int, pid: int, pidfd: int, child: subprocess.Popen[bytes] | None) -> None:
         self.worker = worker
         self.pid = pid
-        self.adopted = child is None
+        self.ended = asyncio.Event()
         self.started_at = asyncio.get_running_loop().time()
         self._pidfd = pidfd
         self._child = child
@@ -55,7 +55,7 @@ class RouterProcess:
         give_up_at = loop.time() + patience_s
         while _is_held(lock):
             with contextlib.suppress(ValueError, ProcessLookupError):
-                pid = int(lock.read_text(encoding="ascii"))
+                pid = _read_pid(lock)
                 pidfd = os.pidfd_open(pid)
                 if _is_held(lock):  # it held the lock after its pid was looked up: the pid is still its own
                     return cls(worker, pid, pidfd, None)
@@ -76,11 +76,6 @@ class RouterProcess:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
 
-    @property
-    def alive(self) -> bool:
-        """It has not ended, as far as is known."""
-        return self._pidfd >= 0
-
     def close(self) -> None:
         """Stop watching; the process goes on."""
         if self._pidfd >= 0:
@@ -97,7 +92,12 @@ class RouterProcess:
         else:
             log.warning("router %d, adopted, ended", self.worker)
         self.close()
+        self.ended.set()
         self._on_end()
+
+
+def _read_pid(lock: Path) -> int:
+    return int(lock.read_text(encoding="ascii"))
 
 
 def _is_held(lock: Path) -> bool:
