@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -51,6 +59,7 @@ class OperatorMetrics:
 
     def __init__(self) -> None:
         self._clusters: dict[Key, _Seen] = {}
+        disable_created_metrics()  # one more series for every counter, of no use here
         self._registry = CollectorRegistry()
         ProcessCollector(namespace="cachecluster_operator", registry=self._registry)
         self._registry.register(_Clusters(self._clusters))

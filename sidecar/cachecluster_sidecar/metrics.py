@@ -9,7 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -38,6 +45,7 @@ class SidecarMetrics:
 
     def __init__(self, namespace: str, cluster: str, pod: str) -> None:
         self._identity = (namespace, cluster, pod)
+        disable_created_metrics()  # one more series for every counter, of no use here
         self._registry = CollectorRegistry()
         self._process = ProcessCollector(namespace="cachecluster_agent", registry=None)
         self._reads = self._histogram(
