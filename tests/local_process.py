@@ -143,5 +143,6 @@ class LocalProcess:
     @staticmethod
     def signal(pids: list[int], number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to processes of the cluster."""
+        assert pids and all(isinstance(pid, int) and pid > 1 for pid in pids), pids
         for pid in pids:
             os.kill(pid, number)

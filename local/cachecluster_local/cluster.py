@@ -16,6 +16,7 @@ from cachecluster_operator.snapshot import ClusterSnapshot, Desired
 
 from . import state_file
 from .api import LocalApi
+from .guard import READY
 from .map_store import MemoryMapStore
 from .plan import AGENT_PORT, NAMESPACE, Plan, node_directories
 from .pods import LocalPods, new_secrets
@@ -105,7 +106,7 @@ class LocalCluster:
 
     async def _start_guard(self) -> asyncio.subprocess.Process:
         what = "remove" if self.plan.remove_state_dir else "keep"
-        return await asyncio.create_subprocess_exec(
+        guard = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "cachecluster_local.guard",
@@ -113,8 +114,13 @@ class LocalCluster:
             what,
             cwd="/",
             stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
             start_new_session=True,
         )
+        assert guard.stdout is not None
+        if await guard.stdout.readline() != READY:
+            raise RuntimeError("the guard did not start")
+        return guard
 
     async def _stop(self) -> None:
         for task in self._tasks:

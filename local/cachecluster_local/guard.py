@@ -15,12 +15,17 @@ from pathlib import Path
 from .plan import node_directories
 from .processes import kill_under
 
+READY = b"guarding\n"
+"""Written to standard output once nothing but the end of its input ends the guard."""
+
 
 def main() -> None:
     """`python -m cachecluster_local.guard DIRECTORY keep|remove`."""
     directory, remove = Path(sys.argv[1]), sys.argv[2] == "remove"
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    sys.stdout.buffer.write(READY)
+    sys.stdout.close()
     sys.stdin.buffer.read()
     try:
         kill_under(*node_directories(directory))

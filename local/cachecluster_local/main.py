@@ -20,10 +20,11 @@ from cachecluster_operator.snapshot import Desired
 
 from .cluster import LocalCluster
 from .desired import desired_of
-from .engines import ENGINES, EngineMissing, engine_binary
+from .engines import ENGINES, Missing, engine_binary, require_supervisor
 from .plan import CLUSTER_PORT_OFFSET, Plan
 
 EXIT_USAGE = 64
+EXIT_UNAVAILABLE = 69
 MAX_NODES = 64
 MAX_SOCKET_PATH = 107
 """Bytes of a unix socket's path (sun_path without its end)."""
@@ -64,7 +65,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def parse_plan(arguments: Sequence[str]) -> tuple[Plan, Desired, bool]:
-    """The plan, the desired cluster, and whether to be verbose. SystemExit(64) when the flags make no sense."""
+    """The plan, the desired cluster, and whether to be verbose.
+
+    SystemExit: 64 when the flags make no sense, 69 when something is not installed.
+    """
     parser = _parser()
     flags = parser.parse_args(arguments)
     copies = min(2, flags.nodes) if flags.replication_factor is None else flags.replication_factor
@@ -74,6 +78,7 @@ def parse_plan(arguments: Sequence[str]) -> tuple[Plan, Desired, bool]:
     state_dir = (Path(tempfile.mkdtemp(prefix="cachecluster-")) if ours else flags.state_dir).resolve()
     try:
         _check_length(state_dir)
+        require_supervisor()
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         plan = Plan(
             nodes=flags.nodes,
@@ -92,9 +97,11 @@ def parse_plan(arguments: Sequence[str]) -> tuple[Plan, Desired, bool]:
             lost_after_s=flags.lost_after,
         )
         return plan, desired_of(plan), flags.verbose
-    except (ValueError, OSError, EngineMissing) as error:
+    except (ValueError, OSError, Missing) as error:
         if ours:
             shutil.rmtree(state_dir, ignore_errors=True)
+        if isinstance(error, Missing):
+            parser.exit(EXIT_UNAVAILABLE, f"{parser.prog}: {error}\n")
         parser.error(str(error))
 
 
@@ -161,7 +168,7 @@ def _how_to_connect(plan: Plan, seconds: float) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command. Exits 64 on bad flags, 1 when the cluster fails."""
+    """The command. Exits 64 on bad flags, 69 when s6 or the engine is missing, 1 when the cluster fails."""
     plan, desired, verbose = parse_plan(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,

@@ -71,6 +71,7 @@ def kill_under(*directories: Path, patience_s: float = 5.0) -> None:
 
 def send_signal(pid: int, number: signal.Signals) -> bool:
     """False when there is no such process any more."""
+    assert pid > 1, f"{pid} is not one process"
     try:
         os.kill(pid, number)
     except ProcessLookupError:

@@ -9,16 +9,15 @@ from dataclasses import replace
 
 import aiohttp
 import pytest
+from tests.map_store_suite import RING, DeleteMap, MapStoreSuite
 
 from cachecluster_core.hashring import Entry, HashRing
 from cachecluster_local import map_store
 from cachecluster_local.api import LocalApi
 from cachecluster_local.map_store import ChangeType, Expired, MemoryMapStore
-from cachecluster_operator.ports import Conflict
 
 pytestmark = pytest.mark.t0
 
-RING = HashRing("demo", entries=(Entry(),))
 PATH = "/apis/cachecluster.io/v1alpha1/namespaces/local/hashrings"
 
 
@@ -35,18 +34,16 @@ async def api(store: MemoryMapStore) -> AsyncIterator[str]:
     await api.stop()
 
 
-async def test_writes_are_by_compare_and_swap(store: MemoryMapStore) -> None:
-    first = await store.create(RING)
-    with pytest.raises(Conflict):
-        await store.create(RING)
-    second = await store.replace(first)
-    with pytest.raises(Conflict):
-        await store.replace(first)
-    assert int(second.version) > int(first.version) and second.uid == first.uid
-    store.delete()
-    with pytest.raises(Conflict):
-        await store.replace(second)
-    assert (await store.create(RING)).uid != first.uid
+@pytest.fixture
+def delete_map(store: MemoryMapStore) -> DeleteMap:
+    async def delete() -> None:
+        store.delete()
+
+    return delete
+
+
+class TestMemoryMapStore(MapStoreSuite):
+    """The suite of the port."""
 
 
 async def test_a_watch_tells_every_change_in_order_and_goes_on(store: MemoryMapStore) -> None:
@@ -68,17 +65,6 @@ async def test_a_watch_from_too_far_back_is_told_so(store: MemoryMapStore) -> No
         ring = await store.replace(ring)
     with pytest.raises(Expired):
         await anext(store.watch(0))
-
-
-async def test_hints_never_end_and_may_be_one_for_many(store: MemoryMapStore) -> None:
-    hints = store.changes()
-    waiting = asyncio.create_task(anext(hints))
-    await asyncio.sleep(0)
-    ring = await store.create(RING)
-    await store.replace(ring)
-    await waiting
-    store.delete()
-    await anext(hints)
 
 
 async def test_an_agent_gets_the_map_or_only_its_metadata_or_not_found(store: MemoryMapStore, api: str) -> None:
