@@ -185,6 +185,9 @@ def _answer(status: int, payload: bytes, request: str) -> Json:
         if not isinstance(answer, dict):
             raise ValueError("not an object")
     except ValueError as error:
+        if status == 404:
+            # An API group that the server does not know is answered in plain text.
+            raise NotFound(status, "NotFound", request) from error
         # A proxy in between, or a server that is going down.
         raise Unreachable(f"{request}: {status} with an answer that is not JSON: {payload[:200]!r}") from error
     if status < 300:
