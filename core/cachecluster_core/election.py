@@ -64,6 +64,11 @@ class Facts:
         return (known is not None and known.terminating) or (report is not None and report.draining)
 
     @property
+    def ungated_since(self) -> float | None:
+        """Since when there is no evidence that the primary of this term serves."""
+        return self.view.memory.ungated.get((self.partition, self.entry.term))
+
+    @property
     def silence_after(self) -> float:
         """Seconds after which no agent can act on an older map: D * 1.1 + 0.5 s."""
         timing = self.view.timing
@@ -124,8 +129,7 @@ def elect_reason(facts: Facts) -> str | None:
         return None
     if all(is_dead(facts, copy) for copy in entry.isr):
         return trouble
-    since = facts.view.memory.ungated.get(facts.partition)
-    return trouble if facts.passed(since, facts.view.timing.repair_delay) else None
+    return trouble if facts.passed(facts.ungated_since, facts.view.timing.repair_delay) else None
 
 
 def _trouble(facts: Facts, primary: CopyId, name: str) -> str | None:
@@ -136,9 +140,8 @@ def _trouble(facts: Facts, primary: CopyId, name: str) -> str | None:
         return f"{name} does not answer"
     if facts.ending(primary.pod):
         return f"{name} is being deleted"
-    since = facts.view.memory.ungated.get(facts.partition)
     authority = facts.view.settings.authority_s * facts.view.timing.clock_rate
-    if facts.agent(primary.pod).reporting and facts.passed(since, authority):
+    if facts.agent(primary.pod).reporting and facts.passed(facts.ungated_since, authority):
         return f"{name} cannot open the gate or its redis is silent"
     return None
 

@@ -52,14 +52,15 @@ def remember(view: OperatorView) -> Memory:
     if view.map is None:
         return Memory()
     old, now = view.memory, view.now
-    ungated: dict[int, float] = {}
+    ungated: dict[tuple[int, int], float] = {}
     lagging = {}
     for partition, facts in enumerate(_facts(view, view.map)):
         primary = facts.entry.primary
         if primary is None:
             continue
         if not election.has_open_gate(facts, primary):
-            ungated[partition] = old.ungated.get(partition, now)
+            key = partition, facts.entry.term
+            ungated[key] = old.ungated.get(key, now)
         report = facts.copy(primary.pod)
         for copy in report.lagging if report is not None else ():
             lagging[partition, copy] = old.lagging.get((partition, copy), now)

@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 import protocol_world as p
+
 from cachecluster_core.hashring import State
 
 
@@ -22,6 +23,14 @@ class Explored:
     complete: bool
 
 
+def is_whole(world: p.World) -> bool:
+    """The partition is served and has all its copies in sync."""
+    entry = world.map.entries[0] if world.map else None
+    if entry is None or entry.state is not State.STABLE or entry.learners or entry.primary is None:
+        return False
+    return len(entry.isr) == min(2, len(world.redis)) and p.is_open(world, world.index(entry.primary))
+
+
 def served(pods: int, budget: p.Budget, operators: int = 1, variant: str = "") -> p.World:
     """A world in which the partition is served and every copy is in sync, with its clock back at 0."""
     world = p.start(pods, p.Budget(), operators)
@@ -33,9 +42,8 @@ def served(pods: int, budget: p.Budget, operators: int = 1, variant: str = "") -
             world = p.replicate(world, pod) or world
             for which in range(operators):
                 world = p.report(world, pod, which)
-        entry = world.map.entries[0] if world.map else None
-        if entry and entry.state is State.STABLE and len(entry.isr) == min(2, pods) and entry.primary:
-            if not entry.learners and p.is_open(world, world.index(entry.primary)) and world.now == 0:
+        if is_whole(world):
+            if world.now == 0:
                 return replace(world, budget=budget, variant=variant)
             world = replace(world, now=0)
         elif step % 3 == 2:
@@ -99,8 +107,31 @@ def explore(world: p.World, max_states: int) -> Explored:
     return Explored(len(seen.reached), complete=True)
 
 
-def walk(world: p.World, steps: int, seed: int) -> Explored:
-    """A random walk that begins anew where nothing is left to do. Raises Violation with its trace."""
+def recover(world: p.World, rounds: int = 200) -> int:
+    """Heal everything, let everybody act in turn, and count the rounds until the partition is whole again."""
+    world = replace(world, agents=tuple(replace(agent, cut=False) for agent in world.agents))
+    for count in range(rounds):
+        if is_whole(world):
+            return count
+        for which in range(len(world.operators)):
+            world = p.run_operator(p.operator_reads(world, which), which)
+        for pod in range(len(world.redis)):
+            world = p.settle(p.read_map(world, pod), pod)
+            world = p.replicate(world, pod) or world
+            for which in range(len(world.operators)):
+                world = p.report(world, pod, which)
+        world = p.mark_safe(replace(world, now=world.now + (count % 3 == 2)))
+        broken = p.violation(world)
+        if broken:
+            raise Violation(broken)
+    raise Violation(f"not whole after {rounds} rounds: {world.map}")
+
+
+def walk(world: p.World, steps: int, seed: int, recoveries: bool = False) -> Explored:
+    """A random walk that begins anew where nothing is left to do. Raises Violation with its trace.
+
+    With `recoveries` it is checked now and then that from here the partition becomes whole once faults end.
+    """
     random_ = random.Random(seed)
     state, trace = world, list[str]()
     for _ in range(steps):
@@ -118,4 +149,9 @@ def walk(world: p.World, steps: int, seed: int) -> Explored:
         broken = p.violation(state)
         if broken:
             raise Violation(f"{broken} (seed {seed})\n  " + " ; ".join(trace))
+        if recoveries and len(trace) % 50 == 0:
+            try:
+                recover(state)
+            except Violation as error:
+                raise Violation(f"{error} (seed {seed})\n  " + " ; ".join(trace)) from error
     return Explored(steps, complete=False)

@@ -46,8 +46,8 @@ class Agent:
 
     map: HashRing | None = None
     confirmed_at: int = 0
-    marks: Marks = Marks()
-    gate: a.GateView = a.GateView(confirmed=True)
+    marks: Marks = field(default_factory=Marks)
+    gate: a.GateView = field(default_factory=lambda: a.GateView(confirmed=True))
     taken: Entry | None = None
     cut: bool = False
 
@@ -113,7 +113,7 @@ def start(pods: int, budget: Budget, operators: int = 1, variant: str = "") -> W
 
 
 def _swap(items: tuple[T, ...], index: int, item: T) -> tuple[T, ...]:
-    return items[:index] + (item,) + items[index + 1 :]
+    return (*items[:index], item, *items[index + 1 :])
 
 
 def is_open(world: World, pod: int) -> bool:
@@ -333,8 +333,7 @@ def write(world: World, pod: int) -> World:
     """A client's write through an open gate."""
     redis = world.redis[pod]
     new = replace(redis, log=(*redis.log, world.written))
-    world = replace(world, redis=_swap(world.redis, pod, new), written=world.written + 1)
-    return world
+    return replace(world, redis=_swap(world.redis, pod, new), written=world.written + 1)
 
 
 def mark_safe(world: World) -> World:
@@ -411,6 +410,12 @@ def violation(world: World) -> str | None:
         if redis.source is None and f"r{redis.run}" == agent.marks.run_id and not world.safe <= set(redis.log):
             return f"a replicated write is missing at the open gate of pod {i}: {world.safe} {redis.log}"
     for i, redis in enumerate(world.redis):
-        if redis.up and redis.source is None and world.agents[i].gate.gate_epoch == SHUT and redis.run and not redis.stream:
+        if (
+            redis.up
+            and redis.source is None
+            and world.agents[i].gate.gate_epoch == SHUT
+            and redis.run
+            and not redis.stream
+        ):
             return f"I5: a process started as primary on pod {i}"
     return None

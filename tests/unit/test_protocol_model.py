@@ -16,9 +16,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import protocol_world as p  # noqa: E402
-from cachecluster_core import agent_step, election  # noqa: E402
-from modelcheck import Violation, explore, served, walk  # noqa: E402
+import protocol_world as p
+from modelcheck import Violation, explore, served, walk
+
+from cachecluster_core import agent_step, election
 
 pytestmark = [pytest.mark.t0, pytest.mark.timeout(600)]
 
@@ -34,7 +35,9 @@ SCENARIOS: dict[str, p.World] = {
     "two operators at once while a pod is cut off": served(2, p.Budget(cuts=1, horizon=5), operators=2),
     "the map is deleted": served(2, p.Budget(writes=1, map_losses=1, horizon=3)),
     "everything at once": served(
-        3, p.Budget(writes=2, kills=2, agent_restarts=1, cuts=1, operator_restarts=1, map_losses=1, horizon=8), operators=2
+        3,
+        p.Budget(writes=2, kills=2, agent_restarts=1, cuts=1, operator_restarts=1, map_losses=1, horizon=8),
+        operators=2,
     ),
 }
 BOUND = 12_000
@@ -49,8 +52,8 @@ FAULTS = p.Budget(writes=6, kills=3, agent_restarts=3, cuts=3, operator_restarts
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_random_walk_over_all_faults_breaks_no_invariant(seed: int) -> None:
-    walk(served(3, FAULTS, operators=2), 3000, seed)
+def test_a_random_walk_over_all_faults_breaks_no_invariant_and_recovers(seed: int) -> None:
+    walk(served(3, FAULTS, operators=2), 3000, seed, recoveries=True)
 
 
 def test_promotion_before_the_old_gate_is_silent_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +74,9 @@ def test_a_process_that_starts_as_primary_is_found() -> None:
 
 
 def test_an_agent_that_forgets_its_floor_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agent_step, "_entry_above_floor", lambda ring, partition, marks: ring and ring.entries[partition])
+    monkeypatch.setattr(
+        agent_step, "_entry_above_floor", lambda ring, partition, marks: ring and ring.entries[partition]
+    )
     world = served(2, p.Budget(horizon=2))
     old = world.map
     assert old is not None
@@ -103,7 +108,7 @@ def main() -> int:
         how = "complete" if result.complete else "bound reached"
         sys.stdout.write(f"{name}: {result.states} states, {how}, {time.monotonic() - began:.0f} s\n")
         sys.stdout.flush()
-    walk(served(3, FAULTS, operators=2), arguments.steps, seed=int(time.time()))
+    walk(served(3, FAULTS, operators=2), arguments.steps, seed=int(time.time()), recoveries=True)
     sys.stdout.write(f"random walk: {arguments.steps} steps\n")
     return 0
 
