@@ -47,7 +47,7 @@ format: install  ## format the Python sources
 	$(BIN)/ruff format .
 
 crds: install  ## write crds/ and the chart's copy anew from the models
-	$(BIN)/python -m cachecluster_core.crds
+	$(BIN)/python -m cachecluster_operator.write_crds crds charts/cachecluster-operator/crds
 
 commands: install  ## write the router's command table anew from the engines' COMMAND
 	$(BIN)/python -m cachecluster_sidecar.router.generate_commands
