@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cachecluster_devcluster import archives, binaries, cgroups, components, debian, images, network
@@ -256,25 +257,24 @@ class DevCluster:
         images.load([self.machine(name) for name in names], wanted)
 
     def _start_nodes(self, settings: Settings, names: Sequence[str]) -> None:
-        store = images.ImageStore(()).folder(self.machine("store"))
         since = time.time()
         for name in names:
             node = self._node(settings, name)
-            node.prepare(store)
+            node.prepare(store=None)
             node.start_kubernetes()
         self._await_nodes(self._api(settings), names, since)
 
     def _await_nodes(self, api: Api, names: Sequence[str], since: float) -> None:
         for name in names:
             log_file = self._state.folder / name / "kubelet.log"
-            wait(f"node {name} Ready (log: {log_file})", lambda name=name: api.node_ready(name, since), NODE_SECONDS)  # type: ignore[misc]
+            wait(f"node {name} Ready (log: {log_file})", partial(api.node_ready, name, since), NODE_SECONDS)
 
     def _kill_machines(self) -> None:
         self._ledger.stop(FORWARDER)
-        components_of_hosts = [name for name in self._ledger.names() if "." not in name and name != FORWARDER]
-        # The hub last: a node whose control plane went first would fill its log while it dies.
-        for name in sorted(components_of_hosts, key=lambda name: name == "hub"):
-            self.machine(name).kill()
+        machines = [self.machine(name) for name in self._ledger.names() if "." not in name and name != FORWARDER]
+        with ThreadPoolExecutor(max(1, len(machines))) as threads:
+            for done in [threads.submit(machine.kill) for machine in machines]:
+                done.result()
         for name in self._ledger.names():
             self._ledger.stop(name)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from cachecluster_devcluster import binaries, debian, image
+from cachecluster_devcluster import binaries, debian, image, runtime
 from cachecluster_devcluster.cluster import DevCluster
 
 EX_USAGE = 64
@@ -91,6 +91,7 @@ def _add_tools(add: Callable[[str, Action, str], argparse.ArgumentParser]) -> No
         "--out", type=Path, default=image.DEFAULT_ARCHIVE, help="archive to write (default: %(default)s)"
     )
     build.add_argument("--tag", default=image.DEFAULT_TAG, help="name of the image (default: %(default)s)")
+    build.add_argument("--lock", action="store_true", help="write requirements-image.lock anew instead")
 
 
 def _node_count(text: str) -> int:
@@ -170,6 +171,9 @@ def _binaries(options: argparse.Namespace) -> int:
 
 
 def _image(options: argparse.Namespace) -> int:
+    if options.lock:
+        (image.ROOT / "requirements-image.lock").write_text(runtime.image_lock(image.ROOT))
+        return 0
     built = image.build(options.out, options.tag)
     sys.stdout.write(f"{built}\n")
     return 0

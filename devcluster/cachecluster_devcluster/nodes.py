@@ -32,15 +32,17 @@ class Node:
         """The control group beneath which the kubelet puts the pods."""
         return f"{self._setup.cgroup_root}/{self.name}"
 
-    def prepare(self, store: Path) -> None:
-        """Everything up to a running containerd; needs no API server. A node that was killed keeps its /var/lib."""
+    def prepare(self, store: Path | None) -> None:
+        """Everything up to a running containerd; needs no API server.
+
+        `store` is the image store to begin with; None for a node that has run before and keeps its disk.
+        """
         folder = self.machine.folder
         # The groups of dead containers would cost the kubelet seconds each when it starts.
         cgroups.remove(f"{self.cgroup}/kubepods")
         cgroups.make(self.cgroup)
-        containerd = folder / "varlib" / "containerd"
-        if not containerd.exists():
-            images.lay_store(store, containerd)
+        if store is not None:
+            images.lay_store(store, folder / "varlib" / "containerd")
         self.machine.start()
         self._connect()
         (folder / "cni").mkdir(exist_ok=True)
