@@ -80,7 +80,8 @@ class Memory:
     """Since when (operator's monotonic seconds) something has been so; made by `remember` before every step.
 
     `ungated`: by partition and term, a Stable primary without evidence of an open gate. `lagging`: by partition and
-    copy, an in-sync member that its primary calls lagging. `short`: by partition, fewer copies on existing pods than asked for.
+    copy, an in-sync member that its primary calls lagging. `short`: by partition, fewer copies on existing pods than
+    asked for.
     """
 
     ungated: Mapping[tuple[int, int], float] = field(default_factory=dict)
