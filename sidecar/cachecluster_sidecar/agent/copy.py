@@ -29,7 +29,7 @@ from cachecluster_core.report import Process
 
 from .engine_connection import EngineConnection
 from .engine_process import EngineProcess, StartFailed
-from .observation import SECTIONS, Observation, parse_info
+from .observation import SECTIONS, STATE_SECTIONS, Observation, parse_info
 from .resp import Reply, ReplyError
 from .supervisor import NotSupervised
 
@@ -38,7 +38,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How often a copy is looked at, and when it counts as silent. Seconds."""
+    """How often a copy is looked at, and when it counts as silent. Seconds; `figures_every` is in polls: so often the
+    figures for people, memory and keys, are asked for too."""
 
     steady: float = 0.5
     awaiting_first: float = 0.02
@@ -49,6 +50,7 @@ class Pace:
     retry: float = 0.1
     command_timeout: float = 2.0
     reconnect: float = 0.05
+    figures_every: int = 8
 
 
 class LocalCopy:
@@ -77,6 +79,7 @@ class LocalCopy:
         self._expected: str | None = None
         self._silent_since = 0.0
         self._last_failure = ""
+        self._polls = 0
         self.due = 0.0
 
     @property
@@ -137,7 +140,8 @@ class LocalCopy:
             self.due = (now // self._pace.steady + 1) * self._pace.steady
         connection = self._connection
         if self._state is Process.UP and connection is not None and connection.waiting_since is None:
-            future = connection.request([SECTIONS])
+            self._polls += 1
+            future = connection.request([STATE_SECTIONS if self._polls % self._pace.figures_every else SECTIONS])
             future.add_done_callback(self._polled)
 
     def execute(self, command: Command, settings: Mapping[str, str]) -> None:
@@ -327,7 +331,7 @@ class LocalCopy:
     def _observe(self, info: Reply) -> None:
         if not isinstance(info, bytes):
             raise ValueError(f"not an INFO: {info!r}")
-        before, seen = self._observation, parse_info(info)
+        before, seen = self._observation, parse_info(info, self._observation)
         self._observation = seen
         if before is None or _shape(before) != _shape(seen):
             self._look_soon()

@@ -247,8 +247,8 @@ class AgentLoop:
         for command in decision.commands:
             self._execute(command)
         self._forget_absent()
-        if decision.marks or decision.gates:
-            self.wake()
+        if decision.marks or any(change.new_generation for change in decision.gates):
+            self.wake()  # the report is about the view before; a deadline that was moved changes nothing in it
 
     def _write_gate(self, change: GateChange) -> None:
         assert self._table is not None

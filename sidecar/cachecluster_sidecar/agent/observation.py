@@ -17,12 +17,15 @@ as `slave_repl_offset` (the same on both; `tests/unit/test_engine_replication_fi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cachecluster_core.agent_view import Attached
 from cachecluster_core.hashring import CopyId
 
 SECTIONS = ("INFO", "replication", "persistence", "memory", "keyspace")
+STATE_SECTIONS = SECTIONS[:3]
+"""Without the figures for people, which cost the engine more than the rest."""
 
 _NO_STREAM = 1
 
@@ -48,35 +51,55 @@ class Observation:
         return self.link_up or self.source[1] == 1
 
 
-def parse_info(info: bytes) -> Observation:
-    """The observation in an INFO reply. ValueError when a needed field is missing or malformed."""
-    fields = {name: value for name, _, value in (line.partition(b":") for line in info.split(b"\r\n")) if value}
-    try:
-        replica = fields[b"role"] == b"slave"
-        source = (fields[b"master_host"].decode(), int(fields[b"master_port"])) if replica else None
-        offset = int(fields[b"slave_repl_offset" if replica else b"master_repl_offset"])
-        loading = fields[b"loading"] == b"1" or fields.get(b"async_loading") == b"1"
-        return Observation(
-            source=source,
-            link_up=replica and fields[b"master_link_status"] == b"up",
-            syncing=loading or (replica and fields[b"master_sync_in_progress"] == b"1"),
-            has_stream=replica and offset != _NO_STREAM,
-            offset=offset,
-            attached=tuple(_attached(fields[name]) for name in fields if _is_replica_line(name)),
-            used_memory=int(fields[b"used_memory"]),
-            keys=_keys(fields.get(b"db0", b"")),
-        )
-    except KeyError as error:
-        raise ValueError(f"INFO has no field {error}") from error
+def parse_info(info: bytes, before: Observation | None = None) -> Observation:
+    """The observation in an INFO reply; memory and keys are those of `before` when it has no such sections.
+    ValueError when a needed field is missing or malformed.
+
+    Fields are searched one by one: splitting a reply of a hundred lines costs five times as much.
+    """
+    replica = _field(info, b"role") == b"slave"
+    source = (_field(info, b"master_host").decode(), int(_field(info, b"master_port"))) if replica else None
+    offset = int(_field(info, b"slave_repl_offset" if replica else b"master_repl_offset"))
+    loading = _field(info, b"loading") == b"1" or _field(info, b"async_loading", b"0") == b"1"
+    used_memory = int(_field(info, b"used_memory", b"-1"))
+    figures = (before.used_memory, before.keys) if used_memory < 0 and before is not None else None
+    return Observation(
+        source=source,
+        link_up=replica and _field(info, b"master_link_status") == b"up",
+        syncing=loading or (replica and _field(info, b"master_sync_in_progress") == b"1"),
+        has_stream=replica and offset != _NO_STREAM,
+        offset=offset,
+        attached=tuple(_all_attached(info)),
+        used_memory=max(0, used_memory) if figures is None else figures[0],
+        keys=_keys(_field(info, b"db0", b"")) if figures is None else figures[1],
+    )
 
 
-def _is_replica_line(name: bytes) -> bool:
-    return name.startswith(b"slave") and name[5:].isdigit()
+def _field(info: bytes, name: bytes, default: bytes | None = None) -> bytes:
+    begin = info.find(b"\n%b:" % name)
+    if begin < 0:
+        if default is None:
+            raise ValueError(f"INFO has no field {name.decode()}")
+        return default
+    begin += len(name) + 2
+    end = info.find(b"\r", begin)
+    return info[begin:end] if end >= 0 else info[begin:]
+
+
+def _all_attached(info: bytes) -> Iterator[Attached]:
+    """Replicas are listed as slave0, slave1, ... without a gap."""
+    for number in range(int(_field(info, b"connected_slaves", b"0"))):
+        line = _field(info, b"slave%d" % number, b"")
+        if line:
+            yield _attached(line)
 
 
 def _attached(line: bytes) -> Attached:
     """`ip=<announced>,port=..,state=online,offset=..,lag=..[,type=replica]`; old engines leave out nothing we need."""
     values = dict(item.partition(b"=")[::2] for item in line.split(b","))
+    if not {b"ip", b"state", b"offset"} <= values.keys():
+        raise ValueError(f"not a replica's line: {line!r}")
+    copy: CopyId | None
     try:
         copy = CopyId.parse(values[b"ip"].decode())
     except ValueError:
