@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tests.e2e.bad_resources import CONDITIONED, GOOD, REJECTED, Bad
 
 from cachecluster_core.engine_config import SETTINGS, complete
 from cachecluster_core.hashring import HashRing
 from cachecluster_core.sizing import ENGINE_BASELINE
 from cachecluster_core.spec import InvalidSpec, parse_spec, settings_of, timing_of
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
-from bad_resources import CONDITIONED, GOOD, REJECTED, Bad
 
 pytestmark = pytest.mark.t0
 
