@@ -25,8 +25,12 @@ NODES = 3
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Builds what the cluster needs before the first test: it may take minutes, and tests have a time limit."""
+    if session.config.getoption("collectonly"):
+        return
+    if any("helm" in getattr(item, "fixturenames", ()) for item in session.items):
+        binaries.binary(binaries.HELM)
     wanted = any("devcluster" in getattr(item, "fixturenames", ()) for item in session.items)
-    if wanted and not session.config.getoption("collectonly") and _reason_against() is None:
+    if wanted and _reason_against() is None:
         for program in (binaries.KUBE, binaries.COREDNS):
             binaries.binary(program)
         image.build(ARCHIVE)
@@ -58,6 +62,12 @@ def faults(devcluster: DevCluster) -> Iterator[DevCluster]:
 def kubectl(devcluster: DevCluster) -> Callable[..., str]:
     """`kubectl("get", "pods", ...)` as administrator: returns stdout, raises with stderr."""
     return devcluster.kubectl
+
+
+@pytest.fixture(scope="session")
+def helm() -> Path:
+    """helm, built from its Go module."""
+    return binaries.binary(binaries.HELM)
 
 
 def _reason_against() -> str | None:
