@@ -5,18 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tests.unit.agent_support import ENGINES, Engines, running_engines, until
 
 from cachecluster_core.agent_view import Configure, Remove, Restart, Start
 from cachecluster_core.report import Process
-
-sys.path.insert(0, str(Path(__file__).parent))
-from agent_support import ENGINES, Engines, running_engines, until
 
 pytestmark = pytest.mark.t1
 
