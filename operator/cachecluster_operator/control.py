@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from operator import attrgetter
 
 import aiohttp
 
@@ -37,6 +38,8 @@ STEP_ERROR_PAUSE_S = 1.0
 """Pause after `operator_step` failed: an assertion of it must stop decisions, not the operator."""
 STALL_S = 0.5
 """The loop woke so much too late: this process was stopped or starved, and reports may be waiting unread."""
+SILENCE_STEP_S = 1.0
+"""How finely a silent redis process wakes the step, which also wakes by itself."""
 REFRESH_S = 0.5
 """Shortest time between two reads of the map because reports name another version."""
 
@@ -70,6 +73,7 @@ class ControlLoop:
         self._tracks: dict[str, AgentTrack] = {}
         self._streams: dict[str, tuple[AgentStream, asyncio.Task[None]]] = {}
         self._suspicions: dict[str, Suspicion] = {}
+        self._essences: dict[str, tuple[object, ...]] = {}
         self._awake = asyncio.Event()
         self._memory = Memory()
         self._dirty = True
@@ -113,12 +117,13 @@ class ControlLoop:
         track = self._tracks.get(uid)
         if track is None:
             return
-        before, now = track.report, self._clock()
+        now = self._clock()
         track.take_report(report, now)
         if self._keeper.known and _is_newer(report.version, self._keeper.map) and now - self._refreshed_at >= REFRESH_S:
             self._refreshed_at = now
             self._keeper.refresh()
-        if before is None or _essence(before, self._settled()) != _essence(report, self._settled()):
+        before, self._essences[uid] = self._essences.get(uid), _essence(report, self._settled())
+        if before != self._essences[uid]:
             self.wake()
 
     def on_reset(self, uid: str) -> None:
@@ -288,6 +293,7 @@ class ControlLoop:
 
     def _drop(self, uid: str) -> None:
         del self._tracks[uid]
+        self._essences.pop(uid, None)
         self._streams.pop(uid)[1].cancel()
         self._dirty = True
 
@@ -338,12 +344,17 @@ def _is_newer(version: str, ring: HashRing | None) -> bool:
     return version != known
 
 
+_FIGURES = ("offset", "used_memory", "keys", "silent_s")
+_WHOLE_COPY = attrgetter(*(field.name for field in fields(CopyReport)))
+_SETTLED_COPY = attrgetter(*(field.name for field in fields(CopyReport) if field.name not in _FIGURES))
+
+
 def _essence(report: Report, settled: bool) -> tuple[object, ...]:
-    """What decisions depend on. In a settled cluster that leaves out all figures that grow by themselves."""
-    copies: Iterable[tuple[int, CopyReport]] = sorted(report.copies.items())
-    if settled:
-        copies = [
-            (p, replace(copy, offset=0, used_memory=0, keys=0, silent_s=copy.silent_s // 1)) for p, copy in copies
-        ]
-    rest = (report.incarnation, report.version, report.authority_s > 0, report.routers, report.draining)
-    return (rest, tuple(copies), report.entries)
+    """What decisions depend on. In a settled cluster that leaves out all figures that grow by themselves.
+
+    It is made for every report of every pod: hence no copies of values, only their fields.
+    """
+    rest = (report.incarnation, report.version, report.authority_s > 0, report.routers, report.draining, report.entries)
+    copy_of = _SETTLED_COPY if settled else _WHOLE_COPY
+    copies = [(p, copy_of(copy), copy.silent_s // SILENCE_STEP_S) for p, copy in report.copies.items()]
+    return (rest, copies)

@@ -275,7 +275,7 @@ async def test_events_are_told_only_when_their_write_succeeded(world: World) -> 
 async def test_a_pod_action_that_hangs_delays_neither_decisions_nor_its_like(world: World) -> None:
     world.pods.hold.clear()
     world.decide = lambda view: OperatorDecision(pod_actions=(CreatePod(3),), wake_after=0.05)
-    await until(lambda: world.pods.created)
+    await until(lambda: world.pods.created and world.all_report())
     await world.agents[0].stop()
     await until(lambda: world.suspicion(0) is Suspicion.CONFIRMED, 1.0)
     assert world.pods.created == [3]
