@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.e2e.installed import Release
 
 from cachecluster_devcluster import binaries, image
 from cachecluster_devcluster.cluster import DevCluster, check_machine, sweep
@@ -68,6 +69,16 @@ def kubectl(devcluster: DevCluster) -> Callable[..., str]:
 def helm() -> Path:
     """helm, built from its Go module."""
     return binaries.binary(binaries.HELM)
+
+
+@pytest.fixture(scope="session")
+def operator(devcluster: DevCluster, helm: Path) -> Iterator[Release]:
+    """The operator, installed by the chart; it serves the CacheClusters of namespace `caches`."""
+    release = Release(devcluster, helm, "cachecluster-operator", "cachecluster-system", "caches")
+    release.install(image.DEFAULT_TAG)
+    yield release
+    release.uninstall()
+    release.remove_namespaces()
 
 
 def _reason_against() -> str | None:
