@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import redis.asyncio
+from redis.asyncio.connection import UnixDomainSocketConnection
+from tests.loopback import address, free_block
+
 from cachecluster_core import pod_table
 from cachecluster_core.slots import partition_of_key
 from cachecluster_sidecar.router.resp import ReplyFeed
-from redis.asyncio.connection import UnixDomainSocketConnection
-
-from tests.loopback import address, free_block
 
 ENGINES = ("redis", "valkey")
 ENGINE_VERSIONS = {"redis": "7.0.15", "valkey": "9.1.2"}

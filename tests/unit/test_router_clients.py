@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
-from cachecluster_sidecar.router.cluster import node_id
-
 from tests.unit.router_support import ENGINES, conversation, request, running_cluster
+
+from cachecluster_sidecar.router.cluster import node_id
 
 pytestmark = pytest.mark.t1
 
@@ -53,7 +53,9 @@ async def test_a_cluster_client_reads_what_a_plain_client_wrote(tmp_path: Path, 
 
 async def test_hello_switches_versions_only_after_what_is_outstanding(tmp_path: Path) -> None:
     async with running_cluster(tmp_path) as cluster, conversation(cluster.pods[0].front) as client:
-        client.send(("HSET", "h", "f", "v"), ("HGETALL", "h"), ("HELLO", "3"), ("HGETALL", "h"), ("RESET",), ("GET", "x"))
+        client.send(
+            ("HSET", "h", "f", "v"), ("HGETALL", "h"), ("HELLO", "3"), ("HGETALL", "h"), ("RESET",), ("GET", "x")
+        )
         frames = await client.frames(6)
         assert frames[0] == b":1\r\n"
         assert frames[1] == b"*2\r\n$1\r\nf\r\n$1\r\nv\r\n"
@@ -78,7 +80,7 @@ async def test_hello_and_auth_without_users(tmp_path: Path) -> None:
 
 async def test_inline_commands_and_half_closed_connections(tmp_path: Path) -> None:
     async with running_cluster(tmp_path) as cluster, conversation(cluster.pods[0].front) as client:
-        client.send(b"\r\nPING\r\nset in \"a b\"\nget in\r\nget in2\n")
+        client.send(b'\r\nPING\r\nset in "a b"\nget in\r\nget in2\n')
         client.writer.write_eof()
         assert await client.frames(4) == [b"+PONG\r\n", b"+OK\r\n", b"$3\r\na b\r\n", b"$-1\r\n"]
         assert await client.frame() == b""
@@ -155,7 +157,12 @@ async def test_command_docs_and_info_by_name(tmp_path: Path) -> None:
 
 async def test_what_is_not_served_says_so(tmp_path: Path) -> None:
     async with running_cluster(tmp_path) as cluster, conversation(cluster.pods[0].front) as client:
-        for words in (("BLPOP", "a", "0"), ("MULTI",), ("SUBSCRIBE", "c"), ("XREAD", "BLOCK", "0", "STREAMS", "a", "$")):
+        for words in (
+            ("BLPOP", "a", "0"),
+            ("MULTI",),
+            ("SUBSCRIBE", "c"),
+            ("XREAD", "BLOCK", "0", "STREAMS", "a", "$"),
+        ):
             reply = await client.ask(*words)
             assert reply.startswith(b"-ERR '" + words[0].lower().encode() + b"'") and b"is not served yet" in reply
         assert (await client.ask("CLIENT", "TRACKING", "ON")).startswith(b"-ERR 'client|tracking' is not served yet")

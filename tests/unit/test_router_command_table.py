@@ -5,13 +5,14 @@ from __future__ import annotations
 from importlib.resources import files
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
 from cachecluster_core.slots import slot_of_key
 from cachecluster_sidecar.router.checks import CHECKS
 from cachecluster_sidecar.router.command_table import CommandTable, slot
 from cachecluster_sidecar.router.commands import load_commands, load_docs
 from cachecluster_sidecar.router.generate_commands import generate
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 pytestmark = pytest.mark.t0
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from tests.unit.router_support import ENGINES, GATE_PASSWORD, Cluster, Conversation, conversation, running_cluster
 
 pytestmark = pytest.mark.t1
@@ -139,6 +138,7 @@ CLIENT GETNAME
 CLIENT MAINT_NOTIFICATIONS ON
 CLIENT
 """
+
 
 def script(key: str) -> list[list[bytes]]:
     """The commands with a key put in."""

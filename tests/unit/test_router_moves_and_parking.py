@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from tests.unit.router_support import Cluster, conversation, running_cluster, until
 
 pytestmark = pytest.mark.t1

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hiredis
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from cachecluster_sidecar.router.resp import (
     MAX_INLINE_BYTES,
     ProtocolError,
@@ -13,8 +16,6 @@ from cachecluster_sidecar.router.resp import (
     split_inline,
     split_requests,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 pytestmark = pytest.mark.t0
 
@@ -121,7 +122,14 @@ def test_any_requests_in_any_pieces(requests: list[list[bytes]], data: st.DataOb
 
 
 def test_requests_byte_by_byte_with_inline_ones_between() -> None:
-    frames = [b"*1\r\n$4\r\nPING\r\n", b"PING\r\n", b"*-1\r\n", b"set a b\n", b"*0\r\n", b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n"]
+    frames = [
+        b"*1\r\n$4\r\nPING\r\n",
+        b"PING\r\n",
+        b"*-1\r\n",
+        b"set a b\n",
+        b"*0\r\n",
+        b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n",
+    ]
     feed = RequestFeed()
     assert [frame for byte in b"".join(frames) for frame in feed.feed(bytes([byte]))] == frames
 

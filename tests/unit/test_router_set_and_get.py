@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from tests.unit.router_support import ENGINES, running_cluster
 
 pytestmark = pytest.mark.t1

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from tests.unit.router_support import ENGINES, conversation, running_cluster
 
 pytestmark = pytest.mark.t1
@@ -74,7 +73,11 @@ async def test_random_keys_against_a_model(tmp_path: Path) -> None:
         names = st.sampled_from([f"k{number}" for number in range(30)])
 
         @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-        @given(st.lists(st.tuples(st.sampled_from("MSET MGET DEL EXISTS".split()), st.lists(names, min_size=1, max_size=9))))
+        @given(
+            st.lists(
+                st.tuples(st.sampled_from(["MSET", "MGET", "DEL", "EXISTS"]), st.lists(names, min_size=1, max_size=9))
+            )
+        )
         def plan(steps: list[tuple[str, list[str]]]) -> None:
             plans.append(steps)
 

