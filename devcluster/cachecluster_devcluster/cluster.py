@@ -26,6 +26,7 @@ from cachecluster_devcluster.state import Settings, State, free_port, this_proce
 log = logging.getLogger(__name__)
 
 NODE_SECONDS = 90.0
+SERVICES_SECONDS = 30.0
 REMOVE_SECONDS = 5.0
 
 
@@ -227,7 +228,7 @@ class DevCluster:
         hub.start_forwarder(settings.api_port, self._state.folder)
         # The nodes' containerd and images come up beside the control plane, which is the longest part.
         with ThreadPoolExecutor(1 + len(names)) as threads:
-            control_plane = threads.submit(hub.start_control_plane, api, coredns)
+            control_plane = threads.submit(hub.start_control_plane, api, coredns, self.kubectl)
             store = images.ImageStore(wanted).folder(self.machine("store"))
             nodes = [self._node(settings, name) for name in names]
             for done in [threads.submit(node.prepare, store) for node in nodes]:
@@ -237,9 +238,15 @@ class DevCluster:
         log.info("control plane ready after %.1f s", time.monotonic() - started)
         for node in nodes:
             node.start_kubernetes()
-        self.kubectl("apply", "--server-side", "-f", "-", input_text=components.coredns_access())
         self._await_nodes(api, names, since=0.0)
         hub.start_proxy(names[0])
+        for machine in [self._hub_machine, *(node.machine for node in nodes)]:
+            wait(
+                f"Services on {machine.name} (log: {machine.folder}/kube-proxy.log)",
+                machine.reaches_services,
+                SERVICES_SECONDS,
+            )
+        wait(f"cluster DNS (log: {self._state.folder}/hub/coredns.log)", hub.resolves, SERVICES_SECONDS)
         log.info("%d nodes ready after %.1f s", len(names), time.monotonic() - started)
 
     def _certificates(self, settings: Settings) -> None:

@@ -3,13 +3,13 @@
 import logging
 import shlex
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cachecluster_devcluster import components, network
 from cachecluster_devcluster.api import Api, wait
-from cachecluster_devcluster.namespaces import Machine
-from cachecluster_devcluster.processes import Ledger
+from cachecluster_devcluster.namespaces import Machine, run
+from cachecluster_devcluster.processes import Ledger, ProcessError
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Hub:
         self.machine.start()
         self.machine.shell(network.HUB_SCRIPT)
 
-    def start_control_plane(self, api: Api, coredns: Path) -> None:
+    def start_control_plane(self, api: Api, coredns: Path, kubectl: Callable[..., str]) -> None:
         """etcd, the API server, the controllers and DNS; returns when pods can be made."""
         self.machine.spawn("etcd", components.etcd(self._kube, self.machine.folder / "etcd"))
         self.start_api(api)
@@ -46,6 +46,8 @@ class Hub:
             ("kube-scheduler", components.scheduler(self._kube, self._pki)),
         ):
             self.machine.spawn(name, argv)
+        # Before CoreDNS starts: one that is refused tries again only after seconds.
+        kubectl("apply", "--server-side", "-f", "-", input_text=components.coredns_access())
         self._start_coredns(coredns)
         wait("the default ServiceAccount", api.has_default_service_account, API_SECONDS)
 
@@ -84,6 +86,14 @@ class Hub:
         config = self.machine.folder / "kube-proxy.json"
         config.write_text(components.kube_proxy_config(self._pki, node))
         self.machine.spawn("kube-proxy", components.kube_proxy(self._kube, config))
+
+    def resolves(self) -> bool:
+        """Whether cluster DNS knows the API server's name."""
+        try:
+            run(self.client_command(["getent", "hosts", f"kubernetes.default.svc.{network.CLUSTER_DOMAIN}."]))
+        except ProcessError:
+            return False
+        return True
 
     def client_command(self, argv: Sequence[str]) -> list[str]:
         """A command line that runs `argv` with the hub's network and DNS, and else as a process of the host.

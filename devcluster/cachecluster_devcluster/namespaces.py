@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cachecluster_devcluster import network
 from cachecluster_devcluster.processes import Ledger, ProcessError, child
 
 SETUP_SECONDS = 10.0
@@ -125,6 +126,15 @@ class Machine:
         """Starts a component in the machine; its log is `<name>.log` in the machine's folder."""
         log = self.folder / f"{name}.log"
         self._ledger.spawn(f"{self.name}.{name}", self.command(argv), log, environment)
+
+    def reaches_services(self) -> bool:
+        """Whether the machine's kube-proxy leads to the API server's Service."""
+        target = f"TCP:{network.API_SERVICE_ADDRESS}:443,connect-timeout=1"
+        try:
+            self.run(["socat", "-u", "OPEN:/dev/null", target])
+        except ProcessError:
+            return False
+        return True
 
     def signal(self, name: str, number: signal.Signals) -> bool:
         """Sends a signal to a component; False when it does not run.

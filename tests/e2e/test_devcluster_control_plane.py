@@ -11,7 +11,7 @@ import pytest
 from cachecluster_devcluster import cgroups
 from cachecluster_devcluster.api import wait
 from cachecluster_devcluster.cluster import DevCluster, sweep
-from cachecluster_devcluster.processes import Ledger, ProcessError
+from cachecluster_devcluster.processes import Ledger, ProcessError, start_time
 from cachecluster_devcluster.state import State
 
 pytestmark = pytest.mark.t2
@@ -81,7 +81,7 @@ def test_leftovers_of_a_killed_launcher_are_removed(crashed: Path) -> None:
     pids = [pid for pid in map(ledger.pid, ledger.names()) if pid is not None]
     assert sweep(crashed.parent) == [crashed]
     assert not crashed.exists()
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert not any(start_time(pid) for pid in pids)
     assert not cgroups.freezer(State(crashed).cgroup_root).exists()
 
 
