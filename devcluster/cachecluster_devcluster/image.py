@@ -262,7 +262,7 @@ class Buildah:
         return done.stdout.strip()
 
     def _call(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        # A session of its own, without a terminal: buildah stops the whole job when that is in the background.
+        # Without a terminal in reach and with a limit: a build that hangs must not hang its caller.
         return subprocess.run(
             [*self._command, *arguments],
             capture_output=True,
