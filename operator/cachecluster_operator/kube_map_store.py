@@ -26,7 +26,6 @@ class KubeMapStore:
         self._key = key
         self._owner = owner
         self._labels = labels
-        self._own_version = ""
         self._hints: set[asyncio.Event] = set()
 
     async def get(self) -> HashRing | None:
@@ -60,10 +59,8 @@ class KubeMapStore:
         finally:
             self._hints.discard(hint)
 
-    def notify(self, version: str | None) -> None:
-        """The object was seen in this version (None: deleted). The echo of an own write is no news."""
-        if version is not None and version == self._own_version:
-            return
+    def notify(self) -> None:
+        """The object was seen to change or to be deleted."""
         for hint in self._hints:
             hint.set()
 
@@ -88,7 +85,6 @@ class KubeMapStore:
             raise MapConflict(str(error)) from error
         except (ApiError, Unreachable) as error:
             raise StoreUnavailable(f"writing the map of {self._key}: {error}") from error
-        self._own_version = written["metadata"]["resourceVersion"]
         return self._parse(written)
 
     def _is_foreign(self, found: Json) -> bool:

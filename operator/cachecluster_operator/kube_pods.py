@@ -5,6 +5,7 @@ The memory is fed by whoever watches pods (`seen`, `gone`) and corrected by quor
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -88,15 +89,26 @@ class KubePods:
                 self.gone(uid)
 
     async def create(self, number: int) -> None:
-        """See `PodControl.create`."""
-        manifest = self._build(number)
-        try:
-            self.seen(await self._api.create(POD, manifest))
-        except Conflict as error:
-            if error.reason != "AlreadyExists":
-                raise
-            return
-        log.info("%s: made the pod %s", self._key, manifest["metadata"]["name"])
+        """See `PodControl.create`. A name that a pod of somebody else has, such as one of an earlier cluster on a node
+        that is lost, must not hold up this cluster: the next number that is free is taken."""
+        while True:
+            manifest = self._build(number)
+            name = manifest["metadata"]["name"]
+            if any(obj["metadata"]["name"] == name for obj in self._objects.values()):
+                return
+            try:
+                self.seen(await self._api.create(POD, manifest))
+                log.info("%s: made the pod %s", self._key, name)
+                return
+            except Conflict as error:
+                if error.reason != "AlreadyExists":
+                    raise
+            there = await self._api.get(POD, self._key.namespace, name)
+            if there is not None and self._is_ours(there):
+                self.seen(there)
+                return
+            if there is not None:
+                number = self._next_free(number)
 
     async def delete(self, uid: str, name: str, reason: str) -> None:
         """See `PodControl.delete`."""
@@ -121,6 +133,10 @@ class KubePods:
         except (NotFound, Conflict):
             return
         log.info("%s: marked the pod %s (%s) not ready", self._key, name, uid)
+
+    def _next_free(self, number: int) -> int:
+        taken = {obj["metadata"]["name"] for obj in self._objects.values()}
+        return next(n for n in itertools.count(number + 1) if f"{self._key.name}-{n}" not in taken)
 
     def _is_ours(self, obj: Json) -> bool:
         owners = obj["metadata"].get("ownerReferences") or ()

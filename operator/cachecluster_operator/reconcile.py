@@ -99,7 +99,7 @@ class Reconciler:
         elif resource == POD:
             cluster.pods.seen(obj)
         elif resource == HASH_RING:
-            cluster.store.notify(obj["metadata"]["resourceVersion"])
+            cluster.store.notify()
         elif cluster.children.seen(obj):
             self._queue.add(key)
 
@@ -118,7 +118,7 @@ class Reconciler:
         elif resource == POD:
             cluster.pods.gone(obj["metadata"]["uid"])
         elif resource == HASH_RING:
-            cluster.store.notify(None)
+            cluster.store.notify()
         else:
             cluster.children.gone(obj)
             self._queue.add(key)
@@ -299,7 +299,7 @@ class Reconciler:
                 cluster.children.forget()
                 cluster.secret_checked = False
                 await cluster.pods.sync()
-                cluster.store.notify(None)
+                cluster.store.notify()
             self._queue.add(key)
 
 
