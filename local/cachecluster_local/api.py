@@ -52,10 +52,11 @@ class LocalApi:
         ring = self._store.current
         if ring is None or not self._is_ours(request, ring):
             return _status(HTTPStatus.NOT_FOUND, "NotFound", f"hashrings {request.match_info['name']!r} not found")
-        shown = self._store.to_object(ring)
         if METADATA_ONLY in request.headers.get("Accept", ""):
-            shown = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": shown["metadata"]}
-        return web.json_response(shown)
+            metadata = self._store.to_metadata(ring)
+            partial = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}
+            return web.json_response(partial)
+        return web.json_response(self._store.to_object(ring))
 
     async def _delete(self, request: web.Request) -> web.Response:
         ring = self._store.current

@@ -18,7 +18,7 @@ from . import state_file
 from .api import LocalApi
 from .guard import READY
 from .map_store import MemoryMapStore
-from .plan import AGENT_PORT, NAMESPACE, Plan, node_directories
+from .plan import AGENT_PORT, NAMESPACE, Plan, check_ports, node_directories
 from .pods import LocalPods, new_secrets
 from .processes import kill_under
 from .state_file import NodePids
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 0.5
 """How often the known processes are checked for life."""
-SCAN_S = 2.0
+SCAN_S = 5.0
 """... and all processes are looked for even when nothing seems to have changed."""
 
 
@@ -49,7 +49,8 @@ class LocalCluster:
         self._tasks: list[asyncio.Task[None]] = []
         self._guard: asyncio.subprocess.Process | None = None
         self._pods: LocalPods
-        self._loop: ControlLoop
+        self._token = ""
+        self._operators: list[tuple[ControlLoop, asyncio.Task[None]]] = []
 
     async def __aenter__(self) -> LocalCluster:
         try:
@@ -85,24 +86,29 @@ class LocalCluster:
     async def _start(self) -> None:
         plan = self.plan
         await asyncio.to_thread(kill_under, *node_directories(plan.state_dir))
+        check_ports(plan)
         self._guard = await self._start_guard()
         await self._api.start()
         secrets = new_secrets()
         self._pods = LocalPods(plan, self._api.url, secrets, self._on_pods)
-        self._loop = ControlLoop(
-            name=plan.name,
+        self._token = secrets["peer-token"]
+        self._tasks = [self.start_operator(), asyncio.create_task(self._keep_state(), name="state file")]
+
+    def start_operator(self) -> asyncio.Task[None]:
+        """Run a control loop, as a task to cancel. Several may run at once: the versions of the map decide."""
+        loop = ControlLoop(
+            name=self.plan.name,
             store=self.store,
             pods=self._pods,
             agent_port=AGENT_PORT,
-            cluster_port=plan.cluster_port,
-            token=secrets["peer-token"],
+            cluster_port=self.plan.cluster_port,
+            token=self._token,
             on_change=self._on_snapshot,
         )
-        self._loop.desire(self._desired)
-        self._tasks = [
-            asyncio.create_task(self._loop.run(), name="control loop"),
-            asyncio.create_task(self._keep_state(), name="state file"),
-        ]
+        loop.desire(self._desired)
+        task = asyncio.create_task(loop.run(), name="control loop")
+        self._operators.append((loop, task))
+        return task
 
     async def _start_guard(self) -> asyncio.subprocess.Process:
         what = "remove" if self.plan.remove_state_dir else "keep"
@@ -123,9 +129,10 @@ class LocalCluster:
         return guard
 
     async def _stop(self) -> None:
-        for task in self._tasks:
+        tasks = [*self._tasks, *(task for _, task in self._operators)]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         if hasattr(self, "_pods"):
             await self._pods.stop()
         await self._api.stop()
@@ -135,10 +142,16 @@ class LocalCluster:
         if self.plan.state_file is not None:
             self.plan.state_file.unlink(missing_ok=True)
 
+    @property
+    def operator_tasks(self) -> tuple[asyncio.Task[None], ...]:
+        """The control loops started so far."""
+        return tuple(task for _, task in self._operators)
+
     # -- what changes --------------------------------------------------------------------------------------------------
 
     def _on_pods(self) -> None:
-        self._loop.pods_changed()
+        for loop, _ in self._operators:
+            loop.pods_changed()
         self._touched.set()
 
     def _on_snapshot(self, snapshot: ClusterSnapshot) -> None:

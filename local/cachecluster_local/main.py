@@ -175,7 +175,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    asyncio.run(_serve(plan, desired))
+    try:
+        asyncio.run(_serve(plan, desired))
+    except OSError as error:
+        logging.critical("%s", error)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

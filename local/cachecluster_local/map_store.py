@@ -119,11 +119,15 @@ class MemoryMapStore:
         return {
             "apiVersion": "cachecluster.io/v1alpha1",
             "kind": "HashRing",
-            "metadata": {
-                "name": ring.name,
-                "namespace": self.namespace,
-                "uid": ring.uid,
-                "resourceVersion": ring.version,
-            },
+            "metadata": self.to_metadata(ring),
             "spec": ring.to_spec(),
+        }
+
+    def to_metadata(self, ring: HashRing) -> dict[str, str]:
+        """Its metadata alone."""
+        return {
+            "name": ring.name,
+            "namespace": self.namespace,
+            "uid": ring.uid,
+            "resourceVersion": ring.version,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,18 @@ class Plan:
     def node_dir(self, number: int) -> Path:
         """The directory of everything that pod `<name>-<number>` has and runs."""
         return self.state_dir / f"node-{number}"
+
+
+def check_ports(plan: Plan) -> None:
+    """OSError naming the first port of a node that somebody else listens on."""
+    for number in range(plan.nodes):
+        for port in (plan.port, plan.cluster_port, AGENT_PORT, METRICS_PORT, REPLICATION_PORT):
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((plan.address(number), port))
+                except OSError as error:
+                    raise OSError(error.errno, f"{plan.address(number)}:{port}: {error.strerror}") from error
 
 
 def node_directories(state_dir: Path) -> tuple[Path, ...]:
