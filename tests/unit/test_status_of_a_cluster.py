@@ -1,0 +1,171 @@
+"""The status: conditions, what is served, members, times of transition, and what is worth a write."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cachecluster_core.cluster_status import CacheClusterStatus
+from cachecluster_core.hashring import CopyId, Entry, HashRing, State
+from cachecluster_core.operator_view import Pod, PodView, Suspicion
+from cachecluster_core.report import CopyReport, Process, Report
+from cachecluster_core.spec import Problem, parse_spec
+from cachecluster_operator.in_effect import in_effect
+from cachecluster_operator.snapshot import ClusterSnapshot
+from cachecluster_operator.status import compose_status, max_unavailable
+from cachecluster_operator.status_figures import Known, only_figures_differ
+
+pytestmark = pytest.mark.t0
+
+EFFECT = in_effect(parse_spec({"nodes": 2, "replicationFactor": 2, "memory": "64Mi", "partitions": 2}), [], None)
+A, B = CopyId("uid-a", "ra"), CopyId("uid-b", "rb")
+STABLE = Entry(epoch=3, state=State.STABLE, primary=A, isr=(A, B), term=2)
+PODS = (
+    Pod("uid-a", "demo-0", "10.0.0.1", "z1", "n1", ready=True),
+    Pod("uid-b", "demo-1", "10.0.0.2", "z2", "n2", ready=True),
+)
+NOW, LATER = "2026-11-24T07:00:00Z", "2026-11-24T08:00:00Z"
+
+
+def report(pod: str, run_id: str, gate_epoch: int = 3, used: int = 1 << 20) -> PodView:
+    copy = CopyReport(process=Process.UP, run_id=run_id, gate_epoch=gate_epoch, used_memory=used)
+    return PodView(Report(pod, "i", copies={0: copy, 1: copy}, clients=7), 1.0, Suspicion.NONE)
+
+
+AGENTS = {"uid-a": report("uid-a", "ra"), "uid-b": report("uid-b", "rb", 0)}
+
+
+def known(entries: tuple[Entry, ...] = (STABLE, STABLE), **changes: Any) -> Known:
+    snapshot = ClusterSnapshot(
+        name="demo",
+        now=1.0,
+        desired=EFFECT.desired,
+        map=HashRing("demo", entries=entries),
+        pods=PODS,
+        agents=changes.pop("agents", AGENTS),
+        waiting_for=changes.pop("waiting_for", ()),
+    )
+    values: dict[str, Any] = {"generation": 4, "selector": "s", "effect": EFFECT, "pods": PODS, "snapshot": snapshot}
+    return Known(**(values | changes))
+
+
+def conditions(status: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    return {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]}
+
+
+def test_a_whole_cluster_is_ready() -> None:
+    status = compose_status(known(), {}, NOW)
+    assert conditions(status) == {
+        "Ready": ("True", "Serving"),
+        "Progressing": ("False", "Settled"),
+        "Degraded": ("False", "CopiesInSync"),
+        "UpToDate": ("True", "SpecInEffect"),
+    }
+    assert (status["nodesReady"], status["partitionsServed"], status["message"]) == ("2/2", "2/2", "")
+    assert status["observedGeneration"] == 4
+    assert [(m["pod"], m["zone"], m["primaries"], m["replicas"]) for m in status["members"]] == [
+        ("demo-0", "z1", 2, 0),
+        ("demo-1", "z2", 0, 2),
+    ]
+    assert status["memory"]["used"] == "2.0Mi" and status["members"][0]["clients"] == 7
+
+
+def test_a_status_is_what_the_schema_says() -> None:
+    status = compose_status(known(), {}, NOW)
+    parsed = CacheClusterStatus.model_validate(status).model_dump(by_alias=True, exclude_unset=True, mode="json")
+    assert parsed == status
+
+
+def test_a_partition_is_served_only_when_its_primary_reports_an_open_gate() -> None:
+    for agents in (
+        {},
+        {"uid-a": report("uid-a", "ra", gate_epoch=0)},
+        {"uid-a": report("uid-a", "another")},
+        {"uid-a": replace(report("uid-a", "ra"), suspicion=Suspicion.CONFIRMED)},
+    ):
+        status = compose_status(known(agents=agents), {}, NOW)
+        assert status["partitionsServed"] == "0/2"
+        assert conditions(status)["Ready"] == ("False", "PartitionsNotServed")
+
+
+def test_an_election_is_progress_and_a_missing_copy_degrades() -> None:
+    electing = Entry(epoch=4, state=State.ELECTING, isr=(B,), term=2)
+    status = compose_status(known((STABLE, electing)), {}, NOW)
+    assert conditions(status)["Progressing"] == ("True", "Electing")
+    assert conditions(status)["Degraded"] == ("True", "CopiesMissing")
+    assert "partition 1" in status["conditions"][0]["message"]
+
+
+def test_a_copy_that_is_being_filled_is_progress() -> None:
+    alone = Entry(epoch=3, state=State.STABLE, primary=A, isr=(A,), learners=("uid-b",), term=2)
+    status = compose_status(known((alone, alone)), {}, NOW)
+    assert conditions(status)["Progressing"] == ("True", "Syncing")
+    assert [m["learners"] for m in status["members"]] == [0, 2]
+
+
+def test_a_pod_that_is_missing_makes_it_not_ready_although_all_is_served() -> None:
+    status = compose_status(known(pods=PODS[:1]), {}, NOW)
+    assert conditions(status)["Ready"] == ("False", "NodesNotReady")
+    assert conditions(status)["Progressing"] == ("True", "AddingNodes")
+    assert status["nodesReady"] == "1/2"
+
+
+def test_an_invalid_spec_is_named_by_field() -> None:
+    problems = (Problem("spec.nodes", "must be at least replicationFactor"),)
+    fresh = compose_status(known(effect=None, snapshot=None, pods=(), problems=problems), {}, NOW)
+    assert conditions(fresh)["Ready"] == ("False", "InvalidSpec")
+    assert fresh["message"].startswith("spec.nodes: ")
+    running = compose_status(known(problems=problems), {}, NOW)
+    assert conditions(running)["Ready"] == ("True", "Serving"), "what runs goes on by the last valid spec"
+    assert conditions(running)["UpToDate"] == ("False", "InvalidSpec")
+
+
+def test_what_is_pending_or_in_the_way_is_told() -> None:
+    pending = in_effect(EFFECT.spec, [_ready_pod(n) for n in range(2)], 2)
+    smaller = in_effect(EFFECT.spec.model_copy(update={"nodes": 1}), [_ready_pod(n) for n in range(2)], 2)
+    assert conditions(compose_status(known(effect=pending), {}, NOW))["UpToDate"][0] == "True"
+    assert conditions(compose_status(known(effect=smaller), {}, NOW))["UpToDate"] == ("False", "ScaleInNotServed")
+    trouble = compose_status(known(trouble="Service demo belongs to nobody"), {}, NOW)
+    assert conditions(trouble)["UpToDate"] == ("False", "ChildrenNotApplied")
+    assert conditions(trouble)["Ready"][0] == "True"
+
+
+def _ready_pod(number: int) -> dict[str, Any]:
+    return {
+        "metadata": {"name": f"demo-{number}"},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+    }
+
+
+def test_the_time_of_a_transition_is_kept_while_nothing_changes() -> None:
+    first = compose_status(known(), {}, NOW)
+    same = compose_status(known(), first, LATER)
+    assert same == first
+    other = compose_status(known(pods=PODS[:1]), first, LATER)
+    times = {c["type"]: c["lastTransitionTime"] for c in other["conditions"]}
+    assert times == {"Ready": LATER, "Progressing": LATER, "Degraded": NOW, "UpToDate": NOW}
+
+
+def test_a_loss_of_data_stays_told() -> None:
+    lost = compose_status(known(lost=frozenset({1})), {}, NOW)
+    assert conditions(lost)["DataLoss"] == ("True", "NoCopyLeft")
+    after_restart = compose_status(known(), lost, LATER)
+    assert conditions(after_restart)["DataLoss"] == ("True", "NoCopyLeft")
+
+
+def test_figures_alone_can_wait() -> None:
+    first = compose_status(known(), {}, NOW)
+    busier = compose_status(known(agents=AGENTS | {"uid-a": report("uid-a", "ra", used=50 << 20)}), first, LATER)
+    assert busier != first and only_figures_differ(first, busier)
+    assert not only_figures_differ(first, compose_status(known(pods=PODS[:1]), first, LATER))
+
+
+def test_no_pod_may_be_evicted_while_a_copy_more_could_be_the_last() -> None:
+    alone = replace(STABLE, isr=(A,))
+    single = EFFECT.spec.model_copy(update={"replication_factor": 1})
+    assert max_unavailable(EFFECT.spec, None) == 0
+    assert max_unavailable(EFFECT.spec, known().snapshot) == 1
+    assert max_unavailable(EFFECT.spec, known((STABLE, alone)).snapshot) == 0
+    assert max_unavailable(single, known((alone, alone)).snapshot) == 1
