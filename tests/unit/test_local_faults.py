@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -15,6 +15,8 @@ from tests.local_process import LocalProcess
 from tests.outage import Load
 from tests.unit.conftest import LocalFactory
 from tests.waiting import wait_until
+
+from cachecluster_core.hashring import CopyId
 
 pytestmark = [pytest.mark.t1, pytest.mark.timeout(240)]
 
@@ -46,10 +48,24 @@ class Fault:
         with plain_client(self.local.endpoints().plain[0]) as client:
             assert client.mget(self.keys) == [key.encode() for key in self.keys]
 
-    def repaired(self, seconds: float = 60.0) -> None:
-        """All copies are back, on different nodes."""
-        took = self.local.wait_whole(seconds)
-        print(f"  all copies back after {took:.2f} s more")  # noqa: T201 - figures for people
+    def copies_on(self, pod: str, partition: int | None = None) -> set[CopyId]:
+        """The in-sync copies that the map names on a pod, of all partitions or of one."""
+        ring = self.local.ring()
+        entries = ring.entries if ring else ()
+        return {
+            copy for p, entry in enumerate(entries) for copy in entry.isr if copy.pod == pod and partition in (None, p)
+        }
+
+    def repaired(self, dead: Collection[CopyId] = (), seconds: float = 60.0) -> None:
+        """The dead copies have left, and all copies are back, on different nodes."""
+        began = time.monotonic()
+        wait_until(lambda: not self._named(dead), seconds, "dead copies leave the map")
+        self.local.wait_whole(seconds)
+        print(f"  all copies back after {time.monotonic() - began:.2f} s more")  # noqa: T201 - figures for people
+
+    def _named(self, copies: Collection[CopyId]) -> bool:
+        ring = self.local.ring()
+        return ring is None or any(copy in entry.isr for entry in ring.entries for copy in copies)
 
 
 @pytest.fixture(scope="module", params=["valkey", "redis"])
@@ -75,9 +91,10 @@ def fault(local: LocalProcess) -> Iterator[Fault]:
 def test_the_redis_process_of_a_primary_is_killed(fault: Fault) -> None:
     pod = fault.local.primary_of(3)
     engine = fault.local.node(pod)["pids"]["engines"]["3"]
+    dead = fault.copies_on(pod, 3)
     fault.strike("kill -9 of a primary's redis", lambda: fault.local.signal([engine]))
     fault.check_nothing_lost()
-    fault.repaired()
+    fault.repaired(dead)
     assert fault.local.node(pod)["pids"]["engines"]["3"] != engine
 
 
@@ -93,6 +110,7 @@ def test_an_agent_is_killed(fault: Fault) -> None:
     before = fault.local.ring()
     fault.strike("kill -9 of an agent", lambda: fault.local.signal([node["pids"]["agent"]]))
     wait_until(lambda: fault.local.node(node["uid"])["pids"]["agent"] not in (None, node["pids"]["agent"]), 10, "agent")
+    fault.strike("the agent is back", lambda: None)
     fault.check_nothing_lost()
     fault.repaired()
     after = fault.local.ring()
@@ -107,9 +125,10 @@ def test_every_process_of_a_node_is_killed(fault: Fault) -> None:
     node = fault.local.state()["nodes"][2]
     pids = node["pids"]
     victims = [pids["supervisor"], pids["agent"], *pids["routers"], *pids["engines"].values()]
+    dead = fault.copies_on(node["uid"])
     fault.strike("kill -9 of a whole node", lambda: fault.local.signal(victims))
+    fault.repaired(dead)
     fault.check_nothing_lost()
-    fault.repaired()
     again = fault.local.node(node["uid"])["pids"]
     assert not set(victims) & {again["supervisor"], again["agent"], *again["routers"], *again["engines"].values()}
 

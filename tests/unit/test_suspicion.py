@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from cachecluster_core.operator_view import Suspicion
 from cachecluster_core.report import Report
 from cachecluster_operator.suspicion import (
@@ -80,7 +81,8 @@ def test_the_operators_own_probe_confirms_nothing_but_is_evidence_of_silence() -
 
 
 @pytest.mark.parametrize(
-    ("probed", "owns"), [(REFUSED, False), (SILENT, True), (SERVING, True), (Probed(Answer.REFUSED, Answer.TIMEOUT), True)]
+    ("probed", "owns"),
+    [(REFUSED, False), (SILENT, True), (SERVING, True), (Probed(Answer.REFUSED, Answer.TIMEOUT), True)],
 )
 def test_only_two_refusals_from_an_address_that_is_certainly_the_pods_prove_silence(probed: Probed, owns: bool) -> None:
     track = reporting()
