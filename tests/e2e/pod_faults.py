@@ -1,0 +1,125 @@
+"""A fault in a cluster of pods, from the blow to the last copy's return, and the table of what clients saw."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.cache_in_pods import CacheInPods, Json
+from tests.e2e.installed import Release
+from tests.e2e.pod_load import PodLoad
+from tests.waiting import wait_until
+
+ANSWER_S = 30.0
+WHOLE_S = 90.0
+POLL_S = 0.1
+
+
+@dataclass
+class FaultTable:
+    """What clients saw of every fault of the session."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def write(self, file: Path) -> None:
+        """As JSON."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(self.rows, indent=2) + "\n")
+
+    def lines(self) -> list[str]:
+        """For people. Seconds without an answer for all of a partition, for one connection, and until whole again."""
+        head = ("fault", "partition", "connection", "whole", "errors", "undone", "errors by kind")
+        return [_columns(*head), *map(self._line, self.rows)]
+
+    @staticmethod
+    def _line(row: dict[str, Any]) -> str:
+        seconds = (f"{row[name]:.2f} s" for name in ("partitionPause", "connectionPause", "wholeAfter"))
+        kinds = ", ".join(f"{count} {kind}" for kind, count in row["errors"].items())
+        return _columns(row["fault"], *seconds, str(sum(row["errors"].values())), str(row["rolledBack"]), kinds)
+
+
+def _columns(fault: str, *figures: str) -> str:
+    *numbers, kinds = figures
+    return f"{fault:48}" + "".join(f"{number:>11}" for number in numbers) + f"  {kinds}"
+
+
+@dataclass
+class Fault:
+    """A cluster under load and under watch."""
+
+    cache: CacheInPods
+    load: PodLoad
+    operator: Release
+    table: FaultTable
+    name: str = ""
+    struck: float = 0.0
+    struck_at: float = 0.0
+
+    def strike(self, name: str, blow: Callable[[], object], within_s: float = ANSWER_S) -> float:
+        """Do it, and wait until every connection of every client is answered again; the seconds that took."""
+        self.begin(name)
+        blow()
+        return self.wait_answers(within_s)
+
+    def begin(self, name: str) -> None:
+        """From now on it counts, under this name."""
+        self.name = name
+        self.load.ask("reset")
+        self.struck_at, self.struck = time.time(), time.monotonic()
+
+    def wait_answers(self, within_s: float = ANSWER_S) -> float:
+        """Until every connection has an answer to something that it sent after now; the seconds that took."""
+        began = time.monotonic()
+        while not self.load.everybody_answered_since(began):
+            if time.monotonic() - began > within_s:
+                report = self.load.ask("report")
+                raise AssertionError(f"{self.name}: clients wait for {within_s} s: {report}\n{self.cache.story()}")
+            time.sleep(POLL_S)
+        return time.monotonic() - began
+
+    def finish(self, within_s: float = WHOLE_S) -> list[str]:
+        """Wait until all copies are back; check the data; enter it in the table. Returns the events since the blow."""
+        self.cache.wait_whole(within_s)
+        whole_s = time.monotonic() - self.struck
+        self.wait_answers()
+        missing = self.load.ask("check")["missing"]
+        assert not missing, f"{self.name}: {len(missing)} old keys are gone: {missing[:20]}"
+        report = self.load.ask("report")
+        assert not report["emptied"], f"{self.name}: served empty: {report}"
+        events = self.cache.events_since(self.struck_at)
+        self.table.rows.append({"fault": self.name, **report, "wholeAfter": round(whole_s, 2), "events": events})
+        assert not [event for event in events if event.startswith("DataLost")], events
+        return events
+
+    # -- who is who --
+
+    def primary_pod(self, partition: int) -> Json:
+        """The pod that the map names primary of a partition."""
+        view = self.cache.view()
+        assert view.ring is not None
+        primary = view.ring.entries[partition].primary
+        assert primary is not None, view.ring.entries[partition]
+        return view.pod(primary.pod)
+
+    def leader_node(self) -> str:
+        """The node of the operator that leads."""
+        system = ("--namespace", self.operator.namespace)
+        lease = json.loads(self.operator.cluster.kubectl(*system, "get", "lease", self.operator.name, "-o", "json"))
+        holder = lease["spec"]["holderIdentity"]
+        node = self.operator.cluster.kubectl(*system, "get", "pod", holder, "-o", "jsonpath={.spec.nodeName}")
+        return node.strip()
+
+    def pod_beside_the_leader(self) -> Json:
+        """A pod of the cluster on a node that does not run the leading operator."""
+        leader = self.leader_node()
+        return next(pod for pod in self.cache.view().pods if pod["spec"]["nodeName"] != leader)
+
+    def wait_replaced(self, pod: Json, seconds: float = WHOLE_S) -> None:
+        """Until a deleted pod's object is gone."""
+        uid = pod["metadata"]["uid"]
+        gone = "the deleted pod is gone"
+        wait_until(lambda: uid not in [it["metadata"]["uid"] for it in self.cache.view().pods], seconds, gone)
