@@ -46,8 +46,9 @@ format: install  ## format the Python sources
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-crds: install  ## write crds/ and the chart's copy anew from the models
+crds: install  ## write the CRDs, the chart's copy and docs/reference.md anew from the models
 	$(BIN)/python -m cachecluster_operator.write_crds crds charts/cachecluster-operator/crds
+	$(BIN)/python -m cachecluster_operator.write_reference docs/reference.md
 
 commands: install  ## write the router's command table anew from the engines' COMMAND
 	$(BIN)/python -m cachecluster_sidecar.router.generate_commands

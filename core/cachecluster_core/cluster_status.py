@@ -12,7 +12,7 @@ from .spec_parts import Part
 class Condition(Part):
     """One aspect of the state, as in every Kubernetes API."""
 
-    type: str = Field(max_length=316, description="Ready, Progressing, Degraded, DataLoss, ...")
+    type: str = Field(max_length=316, description="Ready, Progressing, Degraded, UpToDate or DataLoss.")
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
     observed_generation: int = Field(
         default=0, ge=0, description="metadata.generation of the spec that this was decided on."
@@ -76,6 +76,7 @@ class CacheClusterStatus(Part):
     conditions: tuple[Condition, ...] = Field(
         default=(),
         description="Ready: every partition is served and every pod is there. Progressing: something is being done."
-        " Degraded: partitions have fewer copies than asked for. DataLoss: partitions were given up and served empty.",
+        " Degraded: partitions have fewer copies than asked for. UpToDate: all of the spec is in effect. DataLoss:"
+        " partitions were given up and served empty.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
