@@ -52,6 +52,10 @@ class _Seen:
     electing: dict[int, float] = field(default_factory=dict)
 
 
+no_created_series: Callable[[], None] = disable_created_metrics
+"""For the whole process: no second series with the time of birth of every counter."""
+
+
 class OperatorMetrics:
     """Fed by the election, the reconciles and the control loops; rendered when somebody asks."""
 
@@ -59,7 +63,7 @@ class OperatorMetrics:
 
     def __init__(self) -> None:
         self._clusters: dict[Key, _Seen] = {}
-        disable_created_metrics()  # one more series for every counter, of no use here
+        no_created_series()
         self._registry = CollectorRegistry()
         ProcessCollector(namespace="cachecluster_operator", registry=self._registry)
         self._registry.register(_Clusters(self._clusters))

@@ -38,6 +38,10 @@ class _Snapshot:
     replica_lag: Mapping[int, int] = field(default_factory=dict)
 
 
+no_created_series: Callable[[], None] = disable_created_metrics
+"""For the whole process: no second series with the time of birth of every counter."""
+
+
 class SidecarMetrics:
     """Counters of one agent process, and pages of everything in its pod."""
 
@@ -45,7 +49,7 @@ class SidecarMetrics:
 
     def __init__(self, namespace: str, cluster: str, pod: str) -> None:
         self._identity = (namespace, cluster, pod)
-        disable_created_metrics()  # one more series for every counter, of no use here
+        no_created_series()
         self._registry = CollectorRegistry()
         self._process = ProcessCollector(namespace="cachecluster_agent", registry=None)
         self._reads = self._histogram(
