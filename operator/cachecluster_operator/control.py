@@ -305,6 +305,7 @@ class ControlLoop:
         await self._actions.stop()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._streams.clear()
+        self._tracks.clear()
 
     # -- snapshots -----------------------------------------------------------------------------------------------------
 

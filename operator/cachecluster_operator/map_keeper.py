@@ -19,7 +19,9 @@ logger = logging.getLogger(__name__)
 CALL_TIMEOUT_S = 1.0
 """How long one read or write of the store may take before its outcome counts as unknown."""
 RETRY_S = 0.2
-"""Pause between reads while the store does not answer."""
+"""Pause between reads while the store does not answer, and before the read after a write that failed."""
+MAX_PAUSE_S = 5.0
+"""The pause doubles up to this with every further write that fails: a store that refuses the map is not hammered."""
 
 
 class MapKeeper:
@@ -32,6 +34,7 @@ class MapKeeper:
         self._stale = asyncio.Event()
         self._stale.set()
         self._fence = 0
+        self._failed_writes = 0
         self.map: HashRing | None = None
         self.known = False
         self.seen_at: dict[int, float] = {}
@@ -61,11 +64,13 @@ class MapKeeper:
             return False
         except (StoreUnavailable, TimeoutError) as error:
             self.failures += 1
+            self._failed_writes += 1
             self._lose(f"the outcome of a write is unknown: {error!r}")
             return False
         finally:
             self._fence += 1
         self.writes += 1
+        self._failed_writes = 0
         self._adopt(written)
         return True
 
@@ -76,6 +81,8 @@ class MapKeeper:
     async def _read_when_stale(self) -> None:
         while True:
             await self._stale.wait()
+            if not self.known and self._failed_writes:
+                await asyncio.sleep(min(MAX_PAUSE_S, RETRY_S * 2 ** (self._failed_writes - 1)))
             self._stale.clear()
             fence = self._fence
             try:

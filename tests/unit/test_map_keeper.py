@@ -173,3 +173,21 @@ async def test_what_is_known_stays_known_while_a_mere_refresh_fails(keeper: MapK
     keeper.refresh()
     await until(lambda: keeper.failures > failures)
     assert keeper.known
+
+
+async def test_a_store_that_refuses_every_write_is_not_hammered(
+    keeper: MapKeeper, store: ShakyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(ring: HashRing) -> HashRing:
+        raise StoreUnavailable("422: this map is not allowed")
+
+    monkeypatch.setattr(store, "create", refuse)
+    loop = asyncio.get_running_loop()
+    pauses = []
+    for _ in range(4):
+        await until(lambda: keeper.known)
+        began = loop.time()
+        assert not await keeper.write(RING)
+        await until(lambda: keeper.known)
+        pauses.append(loop.time() - began)
+    assert pauses[0] < 0.5 < pauses[2] < pauses[3]
