@@ -46,7 +46,9 @@ ACL = (
 async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
     """Wait until the condition holds."""
     async with asyncio.timeout(timeout_s):
-        while not condition():
+        while True:
+            if condition():
+                return
             await asyncio.sleep(0.002)
 
 
@@ -74,10 +76,11 @@ class EngineServer:
         options = ["--port", "0", "--unixsocket", str(self.socket), "--save", "", "--dir", str(self._directory)]
         options += ["--aclfile", str(acl), "--loglevel", "warning", "--databases", "1", "--appendonly", "no"]
         self.socket.unlink(missing_ok=True)
-        self._process = subprocess.Popen(
-            [*engine_command(self.engine), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        self._spawn([*engine_command(self.engine), *options])
         await until(self._answers)
+
+    def _spawn(self, command: list[str]) -> None:
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The gate in a router: nothing passes a shut one, generations are confirmed with nothing in flight, deadlines bound all."""
+"""The gate in a router: nothing passes a shut one, nothing is in flight when it is confirmed, deadlines bound all."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def test_a_new_router_confirms_every_gate_it_is_told(tmp_path: Path) -> No
 async def test_a_shut_gate_is_confirmed_when_what_is_in_flight_is_answered(tmp_path: Path) -> None:
     async with running_cluster(tmp_path) as cluster, conversation(cluster.pods[0].front) as client:
         agent, key = cluster.pods[0].agent, cluster.keys(0)[0]
-        client.send(slow(key), ("GET", key))
+        client.send(slow(key, 1_000_000), ("GET", key))
         await busy(client, cluster.keys(2)[0])
         generation = agent.set_gate(0, epoch=0)
         frames = asyncio.create_task(client.frames(2))
@@ -112,6 +112,18 @@ async def test_a_reply_after_the_deadline_is_indeterminate_and_a_read_is_asked_a
                 await reader.frame(timeout_s=0.2)
             agent.set_deadline(0, 10**12)
             assert await reader.frame() == b"$4\r\nslow\r\n"
+
+
+async def test_a_late_read_is_not_asked_again_behind_a_write_of_its_client(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path) as cluster, conversation(cluster.pods[0].front) as client:
+        agent, key = cluster.pods[0].agent, cluster.keys(0)[0]
+        async with conversation(cluster.pods[0].front) as other:
+            other.send(slow("{" + key + "}other", 8_000_000))
+            await busy(client, cluster.keys(2)[0])
+            client.send(("GET", key), slow(key, 8_000_000))
+            await busy(client, cluster.keys(2)[0])
+            agent.set_deadline(0, -1)
+            assert [reply[:14] for reply in await client.frames(2)] == [b"-INDETERMINATE"] * 2
 
 
 async def test_an_engine_that_hangs_does_not_hold_up_the_confirmation(tmp_path: Path) -> None:

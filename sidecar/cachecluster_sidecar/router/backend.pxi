@@ -269,7 +269,7 @@ cdef class Backend:
             if self.closed:
                 return n
         if late:
-            self.router.give_up(late, "the pod's authority ended")
+            self.router.give_up(late, self.sent, "the pod's authority ended")
         return start
 
     cdef void take_reply(self, Request r, const char* frame, Py_ssize_t n, list late):
@@ -289,6 +289,7 @@ cdef class Backend:
                 # An engine's own words (a script's error) must not look like a refusal to the router that sent it.
                 self.router.fail(r, b"-ERR " + PyBytes_FromStringAndSize(frame + 1, n - 1))
         else:
+            p.probing = False
             self.router.deliver(r, frame, n)
         if p.inflight == 0:
             p.left_flight()
@@ -299,6 +300,7 @@ cdef class Backend:
             self.refused = set()
         self.refused.add(r.partition)
         p.hold_until = seconds() + REFUSED_HOLD_S
+        p.probing = True
         if not r.client.closed:
             self.router.counters.retried += 1
             p.send_again(r)
@@ -334,7 +336,7 @@ cdef class Backend:
             r = self.sent.pop()
         self.unsent = Line()
         touched = set(lost_partitions(lost) + line_partitions(unsent))
-        self.router.give_up_sent(lost, f"the connection to {self.target.name} ended ({reason})")
+        self.router.give_up_sent(lost, None, f"the connection to {self.target.name} ended ({reason})")
         self.take_back(unsent)
         self.let_go()
         for index in touched:

@@ -17,6 +17,7 @@ cdef class Client:
     def connection_made(self, transport):
         self.transport = transport
         transport.set_write_buffer_limits(high=OUTPUT_PAUSE_BYTES)
+        keep_alive(transport.get_extra_info("socket"))
         self.id = self.router.admit(self)
         if self.id == 0:
             if self.cluster and self.router.admit_peer(self):
@@ -103,6 +104,10 @@ cdef class Client:
         else:
             self.rest.len += n
             self.take_rest()
+            if self.rest.len > C_MAX_REQUEST:
+                log.warning("client %d sent a request of more than %d bytes: disconnected", self.id, MAX_REQUEST_BYTES)
+                self.closing = True
+                self.transport.abort()
         self.router.settle_touched()
 
     cdef void take_in(self, Py_ssize_t n):
@@ -282,6 +287,12 @@ cdef class Client:
             self.touch()
         if not self.blocked and not self.transport.is_closing():
             self.transport.resume_reading()
+
+
+def keep_alive(sock):
+    """Notice clients that are gone without a word."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_ALIVE_S)
 
 
 class ClientProtocol(Client, asyncio.BufferedProtocol):

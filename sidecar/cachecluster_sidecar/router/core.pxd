@@ -31,6 +31,7 @@ cdef class Request:
     cdef int partition
     cdef int slot
     cdef int proto
+    cdef uint64_t order          # in its partition: by when it came
     cdef bint write
     cdef bint done               # the reply stands in `reply`, waiting for its turn
     cdef Internal internal
@@ -47,6 +48,7 @@ cdef class Line:
     cdef Request tail
 
     cdef void push(self, Request r)
+    cdef void put_back(self, Request r)
     cdef Request pop(self)
 
 
@@ -131,12 +133,13 @@ cdef class Partition:
     cdef Line refused            # were sent and must go again, before those of `waiting`
     cdef Line waiting
     cdef double hold_until       # do not try again before: a peer has just refused
+    cdef bint probing            # after a refusal: one command goes first, the others when it was taken
     cdef uint64_t* record        # of the pod table
     cdef uint64_t generation     # taken over from the agent
     cdef bint confirm_due        # the generation is to be confirmed when nothing is in flight
     cdef double cut_at           # when what is in flight at a shut gate is given up
     cdef int64_t deadline_ns     # the last deadline read at the generation taken over
-    cdef uint64_t requests
+    cdef uint64_t requests       # that came; the last one's order
 
     cdef bint parks(self)
     cdef Gate read(self)
@@ -263,12 +266,13 @@ cdef class Router:
     cdef void deliver(self, Request r, const char* p, Py_ssize_t n)
     cdef void fail(self, Request r, bytes error)
     cdef bytes moved(self, int slot, int partition)
-    cdef void give_up(self, list lost, str reason)
-    cdef void give_up_sent(self, list lost, str reason)
+    cdef void give_up(self, list lost, Line behind, str reason)
+    cdef void give_up_sent(self, list lost, Line behind, str reason)
     cdef int any_slot(self)
     cdef void time_request(self, Request r)
     cdef void hurry(self)
     cdef void look_at_target(self, Target target, double now)
     cdef void look_at_retired(self, double now)
     cdef void look_at_backend(self, Backend b, double now)
+    cdef void look_after(self, double now)
     cdef bint has_lost_partition(self, Target target)

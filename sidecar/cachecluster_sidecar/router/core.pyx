@@ -15,6 +15,7 @@ The parts, each with one job:
 
 import asyncio
 import logging
+import socket
 
 from cachecluster_core import pod_table
 
@@ -79,6 +80,10 @@ MAX_PIPELINE = 1024
 """Commands of one client that may be outstanding; then its socket is not read until half of them are answered."""
 MAX_PEER_PIPELINE = 32768
 """The same for a peer router, which carries the commands of many clients."""
+MAX_REQUEST_BYTES = 603979776
+"""One request, or what is kept of a client's requests that wait; then the client is disconnected."""
+KEEP_ALIVE_S = 300
+"""Silence after which a client's connection is probed by TCP (Redis' tcp-keepalive)."""
 OUTPUT_PAUSE_BYTES = 262144
 """Replies that the socket has not taken yet, per client; then its commands wait."""
 OUTPUT_MAX_BYTES = 134217728
@@ -107,7 +112,7 @@ LATENCY_SAMPLE = 16
 cdef enum:
     C_MAX_PIPELINE = 1024
     C_MAX_PEER_PIPELINE = 32768
-    C_OUTPUT_PAUSE = 262144
+    C_MAX_REQUEST = 603979776
     C_OUTPUT_MAX = 134217728
     C_BACKEND_PAUSE = 1048576
     C_LATENCY_MASK = 15

@@ -14,7 +14,7 @@ class Simple(str):
 
 
 def encode(value: object, proto: int) -> bytes:
-    """A value as RESP2 or RESP3: str and bytes as bulk strings, mappings as maps (flat arrays in RESP2), None as null."""
+    """A value as RESP2 or RESP3: str and bytes as bulk strings, mappings as maps (RESP2: flat arrays), None as null."""
     match value:
         case None:
             return b"_\r\n" if proto == 3 else b"$-1\r\n"

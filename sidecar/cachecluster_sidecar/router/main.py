@@ -8,7 +8,7 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -88,6 +88,15 @@ async def listen(router: Router, address: Address, cluster: bool) -> asyncio.Ser
     return server
 
 
+async def wait_for(condition: Callable[[], bool], end: float) -> None:
+    """Wait until the condition holds, or the loop's clock reads `end`."""
+    loop = asyncio.get_running_loop()
+    while loop.time() < end:
+        if condition():
+            return
+        await asyncio.sleep(STOP_POLL_S)
+
+
 async def stop(router: Router, servers: list[asyncio.Server]) -> None:
     """Shut the gates in this router, let the engines finish, then close the ports and the connections.
 
@@ -96,17 +105,14 @@ async def stop(router: Router, servers: list[asyncio.Server]) -> None:
     loop = asyncio.get_running_loop()
     end = loop.time() + STOP_TIMEOUT_S
     router.stop_serving()
-    engines_end = loop.time() + ENGINES_TIMEOUT_S
-    while not router.engines_idle() and loop.time() < engines_end:
-        await asyncio.sleep(STOP_POLL_S)
+    await wait_for(router.engines_idle, loop.time() + ENGINES_TIMEOUT_S)
     for server in servers:
         server.close()
     router.give_up_parked()
     for client in list(router.clients.values()):
         client.close_when_done()
     router.flush()
-    while router.clients and loop.time() < end:
-        await asyncio.sleep(STOP_POLL_S)
+    await wait_for(lambda: not router.clients, end)
 
 
 async def serve(options: argparse.Namespace) -> None:

@@ -44,6 +44,7 @@ cdef class Partition:
             self.owner is None
             or self.waiting.head is not None
             or self.refused.head is not None
+            or self.probing
             or (self.inflight > 0 and self.carrier is not self.owner)
         )
 
@@ -95,6 +96,7 @@ cdef class Partition:
         """Send a command that has just come, or park it."""
         cdef Backend b = None if self.parks() else self.owner.ready(r.proto)
         self.requests += 1
+        r.order = self.requests
         if b is not None:
             b.add(r, frame, n)
             return
@@ -127,7 +129,7 @@ cdef class Partition:
             r.chunk = r.frame()
             r.at = 0
         self.park(r)
-        self.refused.push(r)
+        self.refused.put_back(r)
 
     cdef void left_flight(self):
         """Nothing is in flight any more: what waited for that may go on."""
@@ -136,6 +138,8 @@ cdef class Partition:
             self.confirm_when_idle()
             if self.refused.head is not None or self.waiting.head is not None:
                 self.release()
+            else:
+                self.probing = False
 
     cdef void confirm_when_idle(self):
         """Tell the agent that the generation is taken over once nothing is in flight at the engine."""
@@ -192,6 +196,8 @@ cdef class Partition:
             line.pop()
             self.unpark(r)
             b.add(r, PyBytes_AS_STRING(r.chunk) + r.at, r.len)
+            if self.probing:
+                return
 
     cdef void expire(self, double now):
         """Answer what has been parked for too long."""

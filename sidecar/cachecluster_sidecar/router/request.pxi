@@ -27,6 +27,21 @@ cdef class Line:
             self.tail.follower = r
         self.tail = r
 
+    cdef void put_back(self, Request r):
+        """Where it belongs by its order, in a line that is sorted by it: nearly always at one of the ends."""
+        cdef Request before = self.head
+        if self.tail is None or self.tail.order <= r.order:
+            self.push(r)
+            return
+        if r.order < self.head.order:
+            r.follower = self.head
+            self.head = r
+            return
+        while before.follower.order <= r.order:
+            before = before.follower
+        r.follower = before.follower
+        before.follower = r
+
     cdef Request pop(self):
         """The first request, or None."""
         cdef Request r = self.head

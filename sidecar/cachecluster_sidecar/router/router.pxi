@@ -218,14 +218,14 @@ cdef class Router:
         host, port = (<Target>p.owner).address
         return b"-MOVED %d %s:%d\r\n" % (slot, host.encode(), port)
 
-    cdef void give_up(self, list lost, str reason):
+    cdef void give_up(self, list lost, Line behind, str reason):
         """As give_up_sent, and let the partitions go on."""
-        self.give_up_sent(lost, reason)
+        self.give_up_sent(lost, behind, reason)
         for index in lost_partitions(lost):
             (<Partition>self.lines[index]).left_flight()
 
-    cdef void give_up_sent(self, list lost, str reason):
-        """These were sent, in this order, and their replies will not come or may not be told.
+    cdef void give_up_sent(self, list lost, Line behind, str reason):
+        """These were sent, in this order, and their replies will not come or may not be told; `behind` follow them.
 
         A read is sent again unless a write of its client stood behind it: that may have been executed. Everything else
         is answered as indeterminate.
@@ -234,6 +234,11 @@ cdef class Router:
         cdef Partition p
         cdef list again = []
         written = set()
+        r = behind.head if behind is not None else None
+        while r is not None:
+            if r.write:
+                written.add((r.client.id, r.partition))
+            r = r.follower
         for r in reversed(lost):
             if r.write:
                 written.add((r.client.id, r.partition))
@@ -289,25 +294,33 @@ cdef class Router:
     def tick(self):
         """The router's only timer: time-outs, gates that opened without a word, silent backends."""
         cdef double now = seconds()
+        cdef double wait
         cdef Partition p
-        cdef Target target
         cdef bint busy = self.parked > 0
         if now - self.tick_due > self.lag:
             self.lag = now - self.tick_due
+        try:
+            self.look_after(now)
+        finally:
+            for p in self.lines:
+                busy = busy or p.confirm_due
+            wait = TICK_BUSY_S if busy else TICK_IDLE_S
+            self.tick_due = seconds() + wait
+            self.tick_timer = self.loop.call_later(wait, self.tick)
+
+    cdef void look_after(self, double now):
+        cdef Partition p
+        cdef Target target
         for p in self.lines:
             if p.refused.head is not None or p.waiting.head is not None:
                 p.expire(now)
                 p.release()
-            busy = busy or p.confirm_due
             if p.engine is not None:
                 self.look_at_target(p.engine, now)
         for target in self.peers.values():
             self.look_at_target(target, now)
         self.look_at_retired(now)
         self.settle_touched()
-        wait = TICK_BUSY_S if busy else TICK_IDLE_S
-        self.tick_due = seconds() + wait
-        self.tick_timer = self.loop.call_later(wait, self.tick)
 
     cdef void look_at_target(self, Target target, double now):
         if target.two is not None:
