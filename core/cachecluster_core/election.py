@@ -255,7 +255,8 @@ def lost(facts: Facts) -> Entry | None:
 def begun(facts: Facts, first_choice: str) -> Entry | None:
     """The Stable entry that begins the life of a Vacant or Lost partition: a fresh, empty copy serves.
 
-    The placement's first choice leads; another learner does when that one is not ready within a second.
+    The placement's first choice leads, so that primaries are balanced from the start; another learner does when that
+    one is not usable, or not ready some seconds after the learners were placed.
     """
     ready: dict[str, str] = {}
     for pod in facts.entry.learners:
@@ -269,7 +270,9 @@ def begun(facts: Facts, first_choice: str) -> Entry | None:
             and facts.usable(pod)
         ):
             ready[pod] = report.run_id
-    if not ready or (first_choice not in ready and not facts.entry_older_than(1.0)):
+    placed = facts.view.memory.placed.get((facts.partition, facts.entry.learners))
+    late = facts.passed(placed, facts.view.timing.first_choice_wait)
+    if not ready or (first_choice not in ready and facts.usable(first_choice) and not late):
         return None
     pod = first_choice if first_choice in ready else min(ready)
     primary = CopyId(pod, ready[pod])

@@ -11,7 +11,7 @@ from collections import defaultdict
 from dataclasses import replace
 
 from . import election, rebuild
-from .hashring import Entry, HashRing, Member, State
+from .hashring import CopyId, Entry, HashRing, Member, State
 from .operator_view import (
     CreatePod,
     DeletePod,
@@ -27,7 +27,7 @@ from .operator_view import (
     Timing,
 )
 from .pod_plan import plan_pods
-from .repair import complete, repair, short_partitions, targets
+from .repair import EMPTY, complete, repair, short_partitions, targets
 
 __all__ = [
     "CreatePod",
@@ -53,9 +53,13 @@ def remember(view: OperatorView) -> Memory:
         return Memory()
     old, now = view.memory, view.now
     ungated: dict[tuple[int, int], float] = {}
-    lagging = {}
+    lagging: dict[tuple[int, CopyId], float] = {}
+    placed: dict[tuple[int, tuple[str, ...]], float] = {}
     for partition, facts in enumerate(_facts(view, view.map)):
         primary = facts.entry.primary
+        if facts.entry.state in EMPTY and facts.entry.learners:
+            place = partition, facts.entry.learners
+            placed[place] = old.placed.get(place, now)
         if primary is None:
             continue
         if not election.has_open_gate(facts, primary):
@@ -65,7 +69,7 @@ def remember(view: OperatorView) -> Memory:
         for copy in report.lagging if report is not None else ():
             lagging[partition, copy] = old.lagging.get((partition, copy), now)
     short = {partition: old.short.get(partition, now) for partition in short_partitions(view)}
-    return Memory(ungated, lagging, short)
+    return Memory(ungated, lagging, short, placed)
 
 
 def operator_step(view: OperatorView) -> OperatorDecision:

@@ -73,6 +73,7 @@ class Timing:
     max_concurrent_syncs: int = 4
     max_syncs_per_pod: int = 2
     lag_grace: float = 5.0
+    first_choice_wait: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +82,13 @@ class Memory:
 
     `ungated`: by partition and term, a Stable primary without evidence of an open gate. `lagging`: by partition and
     copy, an in-sync member that its primary calls lagging. `short`: by partition, fewer copies on existing pods than
-    asked for.
+    asked for. `placed`: by partition, a partition without data has had these learners.
     """
 
     ungated: Mapping[tuple[int, int], float] = field(default_factory=dict)
     lagging: Mapping[tuple[int, CopyId], float] = field(default_factory=dict)
     short: Mapping[int, float] = field(default_factory=dict)
+    placed: Mapping[tuple[int, tuple[str, ...]], float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

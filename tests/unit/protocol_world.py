@@ -9,7 +9,7 @@ one second, and only by the action `tick`. One partition.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TypeVar
 
 from cachecluster_core import agent_step as a
@@ -61,7 +61,7 @@ class Operator:
     seen_at: int = 0
     reports: tuple[Report | None, ...] = ()
     suspected: frozenset[int] = frozenset()
-    memory: o.Memory = field(default_factory=lambda: o.Memory(_Frozen(), _Frozen(), _Frozen()))
+    memory: o.Memory = field(default_factory=lambda: o.Memory(*(_Frozen() for _ in fields(o.Memory))))
 
 
 @dataclass(frozen=True)
@@ -326,7 +326,7 @@ def _frozen(made: Report) -> Report:
 
 def _remember(view: o.OperatorView) -> o.Memory:
     memory = o.remember(view)
-    return o.Memory(_Frozen(memory.ungated), _Frozen(memory.lagging), _Frozen(memory.short))
+    return o.Memory(*(_Frozen(getattr(memory, f.name)) for f in fields(memory)))
 
 
 def write(world: World, pod: int) -> World:

@@ -51,9 +51,9 @@ def test_no_reachable_state_breaks_an_invariant(name: str) -> None:
 FAULTS = p.Budget(writes=6, kills=3, agent_restarts=3, cuts=3, operator_restarts=2, map_losses=1, horizon=60)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_random_walk_over_all_faults_breaks_no_invariant_and_recovers(seed: int) -> None:
-    walk(served(3, FAULTS, operators=2), 3000, seed, recoveries=True)
+    walk(served(3, FAULTS, operators=2), 2000, seed, recoveries=True)
 
 
 def test_promotion_before_the_old_gate_is_silent_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
