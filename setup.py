@@ -12,6 +12,8 @@ SOURCES = {
     "cachecluster_sidecar.router.core": "sidecar/cachecluster_sidecar/router/core.pyx",
 }
 
-extensions = [Extension(name, [path], extra_compile_args=["-O3"]) for name, path in SOURCES.items() if Path(path).exists()]
+extensions = [
+    Extension(name, [path], extra_compile_args=["-O3"]) for name, path in SOURCES.items() if Path(path).exists()
+]
 
 setup(ext_modules=cythonize(extensions, include_path=["core", "sidecar"], language_level=3, build_dir="build/cython"))

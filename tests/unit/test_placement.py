@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from cachecluster_core.placement import Holding, Place, place
-from cachecluster_core.ring import Ring
 from hypothesis import given
 from hypothesis import strategies as st
+
+from cachecluster_core.placement import Holding, Place, place
+from cachecluster_core.ring import Ring
 
 pytestmark = pytest.mark.t0
 
@@ -62,7 +63,9 @@ def test_a_joining_pod_takes_its_share_and_nothing_else_moves(nodes: int, partit
 
 
 @given(st.integers(3, 8), st.sampled_from([16, 64]), st.data())
-def test_a_leaving_pod_moves_its_own_copies_and_few_more_for_the_zones(nodes: int, partitions: int, data: st.DataObject) -> None:
+def test_a_leaving_pod_moves_its_own_copies_and_few_more_for_the_zones(
+    nodes: int, partitions: int, data: st.DataObject
+) -> None:
     before = place(pods(nodes), 2, fresh(partitions))
     gone = data.draw(st.sampled_from(pods(nodes))).pod
     after = place(tuple(p for p in pods(nodes) if p.pod != gone), 2, holdings(before))
