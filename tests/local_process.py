@@ -126,11 +126,15 @@ class LocalProcess:
         return primary.pod
 
     def is_whole(self, copies: int = 2) -> bool:
-        """Every partition is served and has all its copies, on different pods, and nothing is being filled."""
+        """Every node is ready, every partition is served and has all its copies, on different pods."""
         ring = self.ring()
-        return ring is not None and all(
-            entry.state is State.STABLE and len({copy.pod for copy in entry.isr}) == copies and not entry.learners
-            for entry in ring.entries
+        return (
+            ring is not None
+            and all(
+                entry.state is State.STABLE and len({copy.pod for copy in entry.isr}) == copies and not entry.learners
+                for entry in ring.entries
+            )
+            and all(_is_ready(host, port) for host, port in self.state()["metrics"])
         )
 
     def wait_whole(self, seconds: float = 40.0, copies: int = 2) -> float:
@@ -146,3 +150,11 @@ class LocalProcess:
         assert pids and all(isinstance(pid, int) and pid > 1 for pid in pids), pids
         for pid in pids:
             os.kill(pid, number)
+
+
+def _is_ready(host: str, port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{host}:{port}/readyz", timeout=1) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False

@@ -6,7 +6,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 from tests.datapath import keys_by_partition, plain_client
@@ -17,6 +17,7 @@ from tests.unit.conftest import LocalFactory
 from tests.waiting import wait_until
 
 from cachecluster_core.hashring import CopyId
+from cachecluster_core.slots import partition_of_key
 
 pytestmark = [pytest.mark.t1, pytest.mark.timeout(240)]
 
@@ -32,6 +33,7 @@ class Fault:
     local: LocalProcess
     load: Load
     keys: list[str]
+    may_forget: set[int] = field(default_factory=set)
 
     def strike(self, name: str, blow: Callable[[], None], *, within: float = ANSWER_S) -> float:
         """Do it; wait until every partition answers again; the seconds that took."""
@@ -84,7 +86,9 @@ def fault(local: LocalProcess) -> Iterator[Fault]:
     time.sleep(REPLICATED_S)
     with GateWatch(local.directory / "state.json") as watch, Load(addresses, PARTITIONS, prefix) as load:
         wait_until(lambda: load.all_answered_since(0.0), 10, "load")
-        yield Fault(local, load, keys)
+        fault = Fault(local, load, keys)
+        yield fault
+    assert load.forgotten <= fault.may_forget
     assert min(watch.result["samples"].values()) > 0, watch.result["samples"]
 
 
@@ -95,7 +99,27 @@ def test_the_redis_process_of_a_primary_is_killed(fault: Fault) -> None:
     fault.strike("kill -9 of a primary's redis", lambda: fault.local.signal([engine]))
     fault.check_nothing_lost()
     fault.repaired(dead)
-    assert fault.local.node(pod)["pids"]["engines"]["3"] != engine
+    wait_until(
+        lambda: engine not in fault.local.state()["pids"]["engine"], 10, "the state file forgets the dead process"
+    )
+
+
+def test_both_copies_of_a_partition_are_killed_and_it_is_served_empty_while_the_others_keep_their_keys(
+    fault: Fault,
+) -> None:
+    before = fault.local.ring()
+    assert before is not None
+    dead = set(before.entries[3].isr)
+    engines = [fault.local.node(copy.pod)["pids"]["engines"]["3"] for copy in dead]
+    fault.may_forget.add(3)
+    fault.strike("kill -9 of both copies of partition 3", lambda: fault.local.signal(engines))
+    fault.repaired(dead)
+    after = fault.local.ring()
+    assert after is not None and after.entries[3].epoch > before.entries[3].epoch
+    with plain_client(fault.local.endpoints().plain[0]) as client:
+        for key, value in zip(fault.keys, client.mget(fault.keys), strict=True):
+            lost = partition_of_key(key.encode(), PARTITIONS) == 3
+            assert value == (None if lost else key.encode()), key
 
 
 def test_a_router_is_killed(fault: Fault) -> None:
@@ -110,9 +134,9 @@ def test_an_agent_is_killed(fault: Fault) -> None:
     before = fault.local.ring()
     fault.strike("kill -9 of an agent", lambda: fault.local.signal([node["pids"]["agent"]]))
     wait_until(lambda: fault.local.node(node["uid"])["pids"]["agent"] not in (None, node["pids"]["agent"]), 10, "agent")
+    fault.local.wait_whole()
     fault.strike("the agent is back", lambda: None)
     fault.check_nothing_lost()
-    fault.repaired()
     after = fault.local.ring()
     assert before is not None and after is not None
     moved = [
