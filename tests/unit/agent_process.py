@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -23,6 +22,7 @@ from cachecluster_core.hashring import CopyId, Entry, HashRing, Member, Settings
 from cachecluster_core.report import CopyReport, Report
 from cachecluster_local.api import LocalApi
 from cachecluster_local.map_store import MemoryMapStore
+from cachecluster_local.processes import kill_under
 
 NAMESPACE, NAME, UID, TOKEN = "ns", "demo", "pod-a", "peer-secret"
 CLIENT, CLUSTER, AGENT, METRICS, REPLICATION = 6379, 7379, 7380, 9121, 17000
@@ -114,7 +114,7 @@ class AgentProcess:
         command += ["--engine-binary", str(engine_binary(self.kind, self.directory))]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         with (self.directory / "agent.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=self.directory)
 
     async def restart(self) -> None:
         """kill -9, and another one."""
@@ -160,7 +160,10 @@ class AgentProcess:
 
     def engine_pid(self, partition: int = 0) -> int:
         service = self.directory / "run" / "scan" / f"p{partition}"
-        return int(subprocess.run(["s6-svstat", "-o", "pid", str(service)], capture_output=True, check=True).stdout)
+        found = subprocess.run(["s6-svstat", "-o", "pid", str(service)], capture_output=True, check=True).stdout
+        pid = int(found)
+        assert pid > 1, "the engine does not run"
+        return pid
 
     def copy(self, partition: int = 0) -> CopyReport:
         """What the newest report says about a copy; an empty one when it says nothing."""
@@ -215,9 +218,7 @@ class AgentProcess:
             await asyncio.gather(self._listener, return_exceptions=True)
         if self.process is not None and self.process.poll() is None:
             self.kill()
-        for pid in self.router_pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        kill_under(self.directory)
         self.scan.stop()
 
 

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cachecluster_local.processes import send_signal
 from cachecluster_sidecar.agent.copy import LocalCopy
 from cachecluster_sidecar.agent.engine_files import EngineFiles, acl_text
 from cachecluster_sidecar.agent.engine_process import Engine, EngineProcess, write_private
@@ -92,8 +93,7 @@ class Scan:
         """As the container would: everything in it is killed at once."""
         pids = self.children()
         for pid in [pids[-1], *pids[:-1]]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            send_signal(pid, signal.SIGKILL)
         assert self.process is not None
         self.process.wait()
         self.process = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -14,6 +13,7 @@ from tests.unit.agent_support import ENGINES, Engines, running_engines, until
 
 from cachecluster_core.agent_view import Configure, Remove, Restart, Start
 from cachecluster_core.report import Process
+from cachecluster_local.processes import send_signal
 
 pytestmark = pytest.mark.t1
 
@@ -45,7 +45,7 @@ async def test_a_killed_process_is_known_as_dead_at_once_and_starts_again_as_ano
     await until(lambda: not copy.busy)
     first = copy.view().run_id
     killed_at = time.monotonic()
-    os.kill(engines.pid(0), signal.SIGKILL)
+    send_signal(engines.pid(0), signal.SIGKILL)
     await until(lambda: copy.view().process is Process.DEAD)
     noticed_s = time.monotonic() - killed_at
     assert noticed_s < 0.1, noticed_s
@@ -61,7 +61,7 @@ async def test_a_restart_gives_an_empty_process_even_when_the_old_one_hangs(engi
     copy.execute(Start(0), {})
     await until(lambda: not copy.busy)
     first = copy.view().run_id
-    os.kill(engines.pid(0), signal.SIGSTOP)
+    send_signal(engines.pid(0), signal.SIGSTOP)
     copy.execute(Restart(0, "test"), {})
     await until(lambda: not copy.busy)
     assert copy.view().process is Process.UP and copy.view().run_id != first
@@ -72,13 +72,13 @@ async def test_a_stopped_process_is_silent_and_takes_no_commands_until_it_answer
     copy.execute(Start(0), {})
     await until(lambda: not copy.busy)
     pid = engines.pid(0)
-    os.kill(pid, signal.SIGSTOP)
+    send_signal(pid, signal.SIGSTOP)
     copy.poll(asyncio.get_running_loop().time())
     await until(lambda: copy.view().process is Process.SILENT)
     assert copy.view().silent_s >= 1.0
     copy.execute(Configure(0, (("maxmemory", "1000000"),)), {})
     assert not copy.busy
-    os.kill(pid, signal.SIGCONT)
+    send_signal(pid, signal.SIGCONT)
     await until(lambda: copy.view().process is Process.UP)
 
 
@@ -124,7 +124,7 @@ async def test_the_next_agent_adopts_a_process_that_the_marks_name(engines: Engi
     again = engines.copy(0)
     await again.attach(run_id)
     assert again.view().process is Process.UP and again.view().run_id == run_id
-    os.kill(engines.pid(0), signal.SIGKILL)
+    send_signal(engines.pid(0), signal.SIGKILL)
     await until(lambda: again.view().process is Process.DEAD)
 
 
@@ -148,11 +148,11 @@ async def test_an_unnamed_process_that_hangs_while_the_agent_starts_is_ended_whe
     await until(lambda: not copy.busy)
     await engines.copies.pop(0).close()
     pid = engines.pid(0)
-    os.kill(pid, signal.SIGSTOP)
+    send_signal(pid, signal.SIGSTOP)
     again = engines.copy(0)
     await again.attach("")
     assert again.view().process is Process.SILENT
-    os.kill(pid, signal.SIGCONT)
+    send_signal(pid, signal.SIGCONT)
     await until(lambda: again.view().process is Process.DEAD)
 
 

@@ -6,7 +6,6 @@ Each test brings two or three real engines into one situation and holds the engi
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from tests.unit.agent_support import ENGINES, PASSWORDS, Engines, running_engine
 from cachecluster_core.agent_view import CopyView, Follow, Promote, Restart, Seal, Start
 from cachecluster_core.hashring import CopyId
 from cachecluster_core.report import Process
+from cachecluster_local.processes import send_signal
 from cachecluster_sidecar.agent.copy import LocalCopy
 from cachecluster_sidecar.agent.engine_connection import EngineConnection
 
@@ -139,7 +139,7 @@ async def test_a_replica_whose_primary_died_keeps_its_stream_also_when_an_empty_
     await pair.attach()
     await pair.write(10)
     offset = pair.replica.view().offset
-    os.kill(pair.engines.pid(0), signal.SIGKILL)
+    send_signal(pair.engines.pid(0), signal.SIGKILL)
     await until(lambda: pair.primary.view().process is Process.DEAD)
     await until(lambda: not pair.replica.view().link_up)
     await pair.run(pair.primary, Start(0))  # empty, a replica of nothing: it answers -NOMASTERLINK
@@ -154,11 +154,11 @@ async def test_a_link_that_breaks_leaves_the_stream(pair: Pair) -> None:
     await pair.attach()
     await pair.write(10)
     offset = pair.replica.view().offset
-    os.kill(pair.engines.pid(0), signal.SIGSTOP)
+    send_signal(pair.engines.pid(0), signal.SIGSTOP)
     await pair.ask(pair.replica, ("CLIENT", "KILL", "TYPE", "master"))
     await until(lambda: not pair.replica.view().link_up)
     view = pair.replica.view()
-    os.kill(pair.engines.pid(0), signal.SIGCONT)
+    send_signal(pair.engines.pid(0), signal.SIGCONT)
     assert view.has_stream and view.offset == offset
 
 
@@ -173,8 +173,8 @@ async def test_a_full_resync_takes_the_stream_when_the_load_begins_and_an_aborte
     await pair.ask(pair.replica, *(("CONFIG", "SET", name, value) for name, value in slow))
     seen: list[CopyView] = []
     await until(lambda: seen.append(pair.replica.view()) or (seen[-1].syncing and not seen[-1].has_stream), 15)  # type: ignore[func-returns-value]
-    os.kill(pair.engines.pid(0), signal.SIGKILL)
-    os.kill(pair.engines.pid(1), 0)
+    send_signal(pair.engines.pid(0), signal.SIGKILL)
+    assert pair.engines.pid(1) > 1
     path = pair.engines.engine.files.data(1)
     view = pair.replica.view()
     assert view.process is Process.UP and view.syncing and not view.has_stream and not view.link_up

@@ -100,7 +100,6 @@ def _make_parser(environment: Mapping[str, str]) -> _Parser:
         description="The control process of one CacheCluster pod: follows the map, runs the engine processes and the "
         "routers, holds authority, reports to the operator.",
         epilog=f"Every flag is also an environment variable: --pod-uid is {ENVIRONMENT_PREFIX}POD_UID. Flags win.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
 
     def flag(
@@ -109,7 +108,8 @@ def _make_parser(environment: Mapping[str, str]) -> _Parser:
         variable = ENVIRONMENT_PREFIX + name.upper().replace("-", "_")
         value = environment.get(variable, default)
         required = value is None and not optional
-        parser.add_argument(f"--{name}", help=text, type=kind, default=value, required=required)
+        shown = text if value is None else f"{text} ({value})"
+        parser.add_argument(f"--{name}", help=shown, type=kind, default=value, required=required, metavar="VALUE")
 
     flag("name", "name of the cluster, and of its map")
     flag("namespace", "namespace of the cluster")

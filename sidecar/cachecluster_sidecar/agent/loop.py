@@ -88,7 +88,6 @@ class AgentLoop:
         self._loop = asyncio.get_running_loop()
         self.stepped_at = self._loop.time()
         self.draining = False
-        self.clients = 0
         self.report: Report | None = None
 
     async def attach(self, hub: RouterHub) -> None:
@@ -193,7 +192,7 @@ class AgentLoop:
                 decision.report,
                 incarnation=self._identity.incarnation,
                 routers=self._hub.admitted if self._hub is not None else 0,
-                clients=self.clients,
+                clients=self._hub.clients if self._hub is not None else 0,
                 draining=self.draining,
             )
             self._on_report(self.report)

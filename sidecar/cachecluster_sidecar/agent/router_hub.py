@@ -39,6 +39,7 @@ class RouterTimes:
     longest_pause: float = 5.0
     term: float = 2.5
     counters: float = 0.3
+    counters_period: float = 2.0
 
 
 @dataclass(slots=True)
@@ -87,6 +88,7 @@ class RouterHub:
         self._tasks: set[asyncio.Task[None]] = set()
         self._counters: dict[int, tuple[int, asyncio.Future[Message]]] = {}
         self._request = 0
+        self.clients = 0
         self._stopping = False
 
     @property
@@ -114,6 +116,7 @@ class RouterHub:
                 worker.told = True
                 self._take_process(index, process, self._times.silence)
         self._run(self._ping_forever())
+        self._run(self._count_forever())
 
     async def stop(self) -> None:
         """End all routers: TERM, then KILL."""
@@ -293,6 +296,12 @@ class RouterHub:
                     worker.process.signal(signal.SIGKILL)
                 elif worker.link is not None:
                     worker.link.send({"ping": number})
+
+    async def _count_forever(self) -> None:
+        """Keep `clients`, the clients connected to all routers, roughly current."""
+        while True:
+            await asyncio.sleep(self._times.counters_period)
+            self.clients = sum(int(counters.get("clients", 0)) for counters in (await self.counters()).values())
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)

@@ -97,7 +97,11 @@ class RouterProcess:
 
 
 def _read_pid(lock: Path) -> int:
-    return int(lock.read_text(encoding="ascii"))
+    """ValueError when nothing is written yet, or what can be no process: -1 would mean every process."""
+    pid = int(lock.read_text(encoding="ascii"))
+    if pid <= 1:
+        raise ValueError(f"{pid} is not one process")
+    return pid
 
 
 def _is_held(lock: Path) -> bool:
