@@ -102,8 +102,6 @@ cdef class Backend:
         self.write_paused = True
 
     def resume_writing(self):
-        cdef Client c
-        cdef list stalled = self.stalled
         self.write_paused = False
         self.flush()
         self.let_go()
@@ -160,7 +158,6 @@ cdef class Backend:
 
     cdef void flush(self):
         """Write the batch, if the gate (of a local engine) lets it pass at this instant."""
-        cdef Request r
         cdef bytes chunk
         cdef Partition p
         self.scheduled = False
@@ -320,6 +317,7 @@ cdef class Backend:
         """End this connection; what it carried is parked again where that is safe, and answered otherwise."""
         cdef Line unsent = self.unsent
         cdef Request r
+        cdef int index
         cdef list lost = []
         if self.closed:
             return

@@ -28,7 +28,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.stdio cimport snprintf
-from libc.stdlib cimport calloc, free, malloc, strtoll
+from libc.stdlib cimport free, malloc, strtoll
 from libc.string cimport memcmp, memset
 
 from cachecluster_core cimport gate_step
@@ -74,21 +74,32 @@ from .resp cimport (
 
 log = logging.getLogger("cachecluster.router")
 
+# The limits that the hot path looks at; their names and units stand below.
+cdef enum:
+    C_MAX_PIPELINE = 1024
+    C_MAX_PEER_PIPELINE = 32768
+    C_MAX_REQUEST = 603979776
+    C_OUTPUT_MAX = 134217728
+    C_BACKEND_PAUSE = 1048576
+    C_LATENCY_MASK = 15
+    LATENCY_BUCKETS = 24
+    STACK_ARGS = 64
+
 SHARED_BUFFER_BYTES = 262144
 """Every connection reads into this one buffer; only what is incomplete is copied."""
-MAX_PIPELINE = 1024
+MAX_PIPELINE = C_MAX_PIPELINE
 """Commands of one client that may be outstanding; then its socket is not read until half of them are answered."""
-MAX_PEER_PIPELINE = 32768
+MAX_PEER_PIPELINE = C_MAX_PEER_PIPELINE
 """The same for a peer router, which carries the commands of many clients."""
-MAX_REQUEST_BYTES = 603979776
+MAX_REQUEST_BYTES = C_MAX_REQUEST
 """One request, or what is kept of a client's requests that wait; then the client is disconnected."""
 KEEP_ALIVE_S = 300
 """Silence after which a client's connection is probed by TCP (Redis' tcp-keepalive)."""
 OUTPUT_PAUSE_BYTES = 262144
 """Replies that the socket has not taken yet, per client; then its commands wait."""
-OUTPUT_MAX_BYTES = 134217728
+OUTPUT_MAX_BYTES = C_OUTPUT_MAX
 """The same bound for replies to commands that were already on their way; then the client is disconnected."""
-BACKEND_PAUSE_BYTES = 1048576
+BACKEND_PAUSE_BYTES = C_BACKEND_PAUSE
 """Commands that a backend's socket has not taken yet; then clients that send more to it are not read."""
 CONNECT_TIMEOUT_S = 1.0
 """Connecting to a backend and being greeted by it."""
@@ -106,18 +117,8 @@ TICK_IDLE_S = 0.1
 """Interval of the router's only timer while commands are parked or a gate drains, and otherwise."""
 PEER_CONNECTIONS = 1024
 """Connections of the cluster port beyond the limit of clients, so that peers are not shut out by clients."""
-LATENCY_SAMPLE = 16
+LATENCY_SAMPLE = C_LATENCY_MASK + 1
 """One of so many commands is timed."""
-
-cdef enum:
-    C_MAX_PIPELINE = 1024
-    C_MAX_PEER_PIPELINE = 32768
-    C_MAX_REQUEST = 603979776
-    C_OUTPUT_MAX = 134217728
-    C_BACKEND_PAUSE = 1048576
-    C_LATENCY_MASK = 15
-    LATENCY_BUCKETS = 24
-    STACK_ARGS = 64
 
 cdef extern from *:
     """
