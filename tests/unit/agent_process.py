@@ -64,15 +64,16 @@ class Relay:
         assert task is not None
         self._tasks.add(task)
         host, _, port = self._target.removeprefix("http://").rpartition(":")
-        other_reader, other_writer = await asyncio.open_connection(host, int(port))
-        pumps = [self._pump(reader, other_writer), self._pump(other_reader, writer)]
+        writers = [writer]
         try:
-            await asyncio.gather(*pumps)
+            other_reader, other_writer = await asyncio.open_connection(host, int(port))
+            writers.append(other_writer)
+            await asyncio.gather(self._pump(reader, other_writer), self._pump(other_reader, writer))
         except (OSError, asyncio.CancelledError):
             pass
         finally:
-            writer.transport.abort()
-            other_writer.transport.abort()
+            for each in writers:
+                each.transport.abort()
             self._tasks.discard(task)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
