@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cachecluster_core.hashring import State
-from cachecluster_core.operator_view import Pod
+from cachecluster_core.operator_view import Pod, Suspicion
 from cachecluster_core.spec import CacheClusterSpec, InvalidSpec, Problem, parse_spec
 
 from .children import Children
@@ -28,6 +28,9 @@ from .status_figures import Known
 from .zones import Zones
 
 log = logging.getLogger(__name__)
+
+FINDING_OUT_S = 10.0
+"""Longest time for which the status of a cluster that was ready is left as another operator wrote it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,8 @@ class ManagedCluster:
     """`obj` is the CacheCluster as last seen; `spec` the last valid one; `problems` what is wrong with the newest.
 
     `effect` is what is in effect, `trouble` what keeps children from being made; `secret` holds the passwords once
-    they are known, `budget` the disruption budget that was wanted last. `lost` are partitions that were given up.
+    they are known, `budget` is the disruption budget that is wanted (None: not known yet). `lost` are partitions that
+    were given up.
     """
 
     def __init__(self, api: KubeApi, key: ClusterKey, obj: Json, zones: Zones, image: str, wakeups: Wakeups) -> None:
@@ -75,6 +79,8 @@ class ManagedCluster:
         self._loop: ControlLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._pods_seen: tuple[Pod, ...] = ()
+        self._since = asyncio.get_running_loop().time()
+        self._found_out = False
 
     @property
     def uid(self) -> str:
@@ -120,6 +126,19 @@ class ManagedCluster:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = self._loop = None
+
+    def is_finding_out(self, now: float) -> bool:
+        """Whether a cluster that was ready when this operator took over may still be so, for all it knows: its agents
+        have not been heard yet. Its status must not flap with every change of the operator."""
+        was_ready = any(
+            c["type"] == "Ready" and c["status"] == "True" for c in self.written.status.get("conditions") or ()
+        )
+        if not was_ready or self.problems or self.trouble or self._found_out or now - self._since > FINDING_OUT_S:
+            return False
+        known = self.snapshot
+        unheard = known is None or any(view.suspicion is Suspicion.UNKNOWN for view in known.agents.values())
+        self._found_out = known is not None and known.map_known and bool(known.agents) and not unheard
+        return not self._found_out
 
     def known(self) -> Known:
         """What the status is made of."""

@@ -193,9 +193,9 @@ class Reconciler:
         cluster.run(effect)
         if not cluster.secret_checked:
             await self._ensure_secret(cluster)
-        budget = max_unavailable(effect.spec, cluster.snapshot)
-        services = manifests.service_children(cluster.key, cluster.obj)
-        rest = [*services, manifests.disruption_budget(cluster.key, cluster.obj, budget)]
+        rest = manifests.service_children(cluster.key, cluster.obj)
+        if cluster.budget is not None:
+            rest.append(manifests.disruption_budget(cluster.key, cluster.obj, cluster.budget))
         await self._ensure(cluster, [*access, *rest])
 
     async def _ensure(self, cluster: ManagedCluster, children: Sequence[Json]) -> None:
@@ -241,7 +241,7 @@ class Reconciler:
         for event in snapshot.events:
             self._recorder.record(cluster.obj, event)
         self._status_queue.add(key)
-        if cluster.effect is not None:
+        if cluster.effect is not None and snapshot.map_known:
             budget = max_unavailable(cluster.effect.spec, snapshot)
             if budget != cluster.budget:
                 cluster.budget = budget
@@ -252,6 +252,8 @@ class Reconciler:
         if cluster is None:
             return None
         loop = asyncio.get_running_loop()
+        if cluster.is_finding_out(loop.time()):
+            return STATUS_PAUSE_S
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         status = compose_status(cluster.known(), cluster.written.status, now)
         if status == cluster.written.status:
