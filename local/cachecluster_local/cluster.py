@@ -86,8 +86,8 @@ class LocalCluster:
     async def _start(self) -> None:
         plan = self.plan
         await asyncio.to_thread(kill_under, *node_directories(plan.state_dir))
-        check_ports(plan)
         self._guard = await self._start_guard()
+        check_ports(plan)
         await self._api.start()
         secrets = new_secrets()
         self._pods = LocalPods(plan, self._api.url, secrets, self._on_pods)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from tests.local_process import LocalProcess
@@ -28,3 +30,10 @@ def local_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFac
     yield start
     for local in running.values():
         local.stop()
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """pytest's own directories are too deep for unix sockets."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        yield Path(directory)

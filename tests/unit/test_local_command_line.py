@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,13 +9,6 @@ import pytest
 from cachecluster_local.main import parse_plan
 
 pytestmark = pytest.mark.t0
-
-
-@pytest.fixture
-def short_dir() -> Iterator[Path]:
-    """pytest's own directories are too deep for unix sockets."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
-        yield Path(directory)
 
 
 @pytest.mark.parametrize(

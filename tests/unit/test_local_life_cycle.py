@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -103,13 +104,15 @@ def test_two_router_processes_a_node(tmp_path: Path) -> None:
         local.stop()
 
 
-def test_a_port_that_is_taken_is_named(local: LocalProcess, tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_named_and_nothing_is_left(local: LocalProcess, short_dir: Path) -> None:
     try:
         address = local.state()["nodes"][0]["address"]
         command = [sys.executable, "-m", "cachecluster_local.main", "--nodes", "1", "--first-address", address]
-        second = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        environment = os.environ | {"TMPDIR": str(short_dir)}
+        second = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, env=environment)
         assert second.returncode == 1
         assert f"{address}:6379" in second.stderr and "Traceback" not in second.stderr
+        assert not list(short_dir.iterdir())
     finally:
         local.stop()
 
