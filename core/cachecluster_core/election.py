@@ -299,11 +299,21 @@ def left(facts: Facts) -> Iterator[tuple[CopyId, str]]:
 
 
 def joined(facts: Facts) -> list[CopyId]:
-    """Learners that the primary requires, by a report made at exactly this entry's epoch (O5, A7)."""
+    """Learners that the primary requires, by a report made at exactly this entry's epoch (O5, A7).
+
+    Exactly the process that the learner's own agent reports: the primary may have begun to require one that has ended
+    since, and its successor too.
+    """
     primary = facts.entry.primary
     report = facts.copy(primary.pod) if primary is not None else None
     if primary is None or report is None or report.run_id != primary.run_id:
         return []
     if not report.epoch == report.required_epoch == report.gate_epoch == facts.entry.epoch:
         return []
-    return [copy for copy in report.required if copy not in facts.entry.isr and copy.pod in facts.entry.learners]
+    learners = [copy for copy in report.required if copy not in facts.entry.isr and copy.pod in facts.entry.learners]
+    return [copy for copy in learners if _runs(facts, copy)]
+
+
+def _runs(facts: Facts, copy: CopyId) -> bool:
+    report = facts.copy(copy.pod)
+    return report is not None and report.run_id == copy.run_id and report.process is Process.UP

@@ -78,6 +78,7 @@ class ControlLoop:
         self._memory = Memory()
         self._dirty = True
         self._decide_at = 0.0
+        self._hold_until = 0.0
         self._published_at = 0.0
         self._refreshed_at = 0.0
         self._events: list[Event] = []
@@ -162,7 +163,8 @@ class ControlLoop:
             self._awake.clear()
             self._follow_pods(session)
             self._look()
-            if self._desired is not None and (self._dirty or self._clock() >= self._decide_at):
+            now = self._clock()
+            if self._desired is not None and now >= self._hold_until and (self._dirty or now >= self._decide_at):
                 await self._decide(self._desired)
             self._publish_if_due()
             await asyncio.sleep(0)
@@ -208,7 +210,7 @@ class ControlLoop:
         except Exception:
             logger.exception("%s: operator_step failed", self.name)
             self._step_errors += 1
-            self._decide_at = self._clock() + STEP_ERROR_PAUSE_S
+            self._decide_at = self._hold_until = self._clock() + STEP_ERROR_PAUSE_S
             return
         self._decide_at = self._clock() + (PUBLISH_S if decision.wake_after is None else decision.wake_after)
         self._waiting_for = decision.waiting_for

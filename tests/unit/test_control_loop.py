@@ -296,6 +296,22 @@ async def test_a_step_that_fails_is_tried_again_and_the_loop_lives_on(world: Wor
     assert world.snapshots[-1].step_errors == 1
 
 
+async def test_a_step_that_fails_is_not_tried_again_for_every_report(world: World) -> None:
+    calls = 0
+
+    def failing(view: OperatorView) -> OperatorDecision:
+        nonlocal calls
+        calls += 1
+        raise AssertionError("an invariant is broken")
+
+    await until(world.all_report)
+    world.decide = failing
+    for number in range(50):
+        await world.agents[0].send(replace(world.agents[0].report, clients=number, routers=number))
+        await asyncio.sleep(0.01)
+    assert 1 <= calls <= 2
+
+
 async def test_nothing_is_decided_on_a_map_that_cannot_be_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     await until(world.all_report)
 
