@@ -25,7 +25,7 @@ OWNED = (HASH_RING, POD, SERVICE, PDB)
 
 
 def settings() -> kopf.OperatorSettings:
-    """kopf's settings, each measured: see docs/development.md."""
+    """kopf's settings; why each is not the default stands beside it."""
     s = kopf.OperatorSettings()
     s.posting.enabled = False
     s.peering.standalone = True
