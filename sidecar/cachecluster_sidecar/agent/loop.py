@@ -273,7 +273,6 @@ class AgentLoop:
             self.wake()
         if isinstance(command, Start | Restart):
             self._metrics.engine_started()
-        self._tell_routes()
 
     def _engine_settings(self) -> Mapping[str, str]:
         return dict(self._ring.settings.engine_config) if self._ring is not None else {}

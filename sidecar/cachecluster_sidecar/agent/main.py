@@ -8,9 +8,12 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 import uvloop
 from aiohttp import web
+
+from cachecluster_core.report import Report
 
 from ..metrics import SidecarMetrics
 from .clock import boot_id
@@ -53,29 +56,9 @@ class Agent:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        passwords = {name: _read_secret(config, f"{name}-password") for name in ("agent", "gate", "repl")}
         token = _read_secret(config, "peer-token")
-        files = EngineFiles(config.run_dir, config.data_dir)
-        files.acl.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_private(files.acl, acl_text(passwords))
-        await self._serve(files, passwords, token)
-
-    async def _serve(self, files: EngineFiles, passwords: dict[str, str], token: str) -> None:
-        config = self._config
-        engine = Engine(
-            files, config.engine_binary, config.host, config.replication_port, passwords["repl"], passwords["agent"]
-        )
         metrics = SidecarMetrics(config.namespace, config.name, config.pod_name)
-        agent_loop = AgentLoop(
-            Identity(config.pod_uid, config.incarnation, boot_id()),
-            config.run_dir / "pod-table",
-            engine,
-            Supervisor(files),
-            Remembered(config.run_dir / "map.json"),
-            metrics,
-            config.cluster_port,
-            lambda report: server.publish(report),
-        )
+        agent_loop = self._make_loop(metrics, lambda report: server.publish(report))
         api = ApiServer(config.api_server, config.namespace, config.name, config.token_file, config.ca_file)
         maps = MapClient(api, agent_loop.take_read, agent_loop.read_attempted)
         server = AgentServer(config.pod_uid, token, agent_loop, maps)
@@ -95,12 +78,30 @@ class Agent:
             await hub.start()
             await _listen(stack, server.app, config.host, config.agent_port)
             await _listen(stack, health.app, config.host, config.metrics_port)
-            log.info(
-                "pod %s (%s) of %s/%s: agent on %s:%d, metrics on %s:%d",
-                config.pod_name, config.pod_uid, config.namespace, config.name,
-                config.host, config.agent_port, config.host, config.metrics_port,
-            )  # fmt: skip
+            log.info("pod %s (%s) of %s/%s", config.pod_name, config.pod_uid, config.namespace, config.name)
+            log.info("agent on %s:%d, metrics on port %d", config.host, config.agent_port, config.metrics_port)
             await self._until_stopped(agent_loop, maps, hub)
+
+    def _make_loop(self, metrics: SidecarMetrics, on_report: Callable[[Report], None]) -> AgentLoop:
+        """The loop, and the files that engines need before the first one starts."""
+        config = self._config
+        passwords = {name: _read_secret(config, f"{name}-password") for name in ("agent", "gate", "repl")}
+        files = EngineFiles(config.run_dir, config.data_dir)
+        files.acl.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(files.acl, acl_text(passwords))
+        engine = Engine(
+            files, config.engine_binary, config.host, config.replication_port, passwords["repl"], passwords["agent"]
+        )
+        return AgentLoop(
+            Identity(config.pod_uid, config.incarnation, boot_id()),
+            config.run_dir / "pod-table",
+            engine,
+            Supervisor(files),
+            Remembered(config.run_dir / "map.json"),
+            metrics,
+            config.cluster_port,
+            on_report,
+        )
 
     async def _until_stopped(self, agent_loop: AgentLoop, maps: MapClient, hub: RouterHub) -> None:
         working = [asyncio.create_task(agent_loop.run()), asyncio.create_task(maps.run())]

@@ -52,8 +52,8 @@ class Supervisor:
         else:
             new = service.with_name(f".new-{service.name}")
             shutil.rmtree(new, ignore_errors=True)
-            (new / "event").mkdir(parents=True)
-            (new / "event").chmod(0o3730)
+            new.mkdir(parents=True)
+            _make_event_dir(new / "event")
             (new / "down").touch()
             _write_script(new / "run", run_script)
             new.rename(service)
@@ -83,6 +83,8 @@ class Service:
         self._control = directory / "supervise" / "control"
         self._fifo = directory / "event" / f"ftrig1:@{'4' + '0' * 23}:{secrets.token_hex(3)}"  # of this length exactly
         self._on_event = on_event
+        if not self._fifo.parent.is_dir():
+            _make_event_dir(self._fifo.parent)
         # Hidden until it has a reader: a supervisor that starts removes FIFOs that nobody reads.
         hidden = self._fifo.with_name(f".{self._fifo.name}")
         os.mkfifo(hidden)
@@ -128,6 +130,12 @@ def write_control(fifo: Path, letters: bytes) -> None:
             os.write(fd, letters)
     finally:
         os.close(fd)
+
+
+def _make_event_dir(path: Path) -> None:
+    """With the mode that s6-supervise gives it, or it would refuse it."""
+    path.mkdir()
+    path.chmod(0o3730)
 
 
 def _write_script(path: Path, text: str) -> None:
