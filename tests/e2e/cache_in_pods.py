@@ -9,19 +9,22 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.e2e.installed import Release
 from tests.waiting import wait_until
 
 from cachecluster_core.hashring import HashRing, State
 from cachecluster_devcluster.cluster import DevCluster
+from cachecluster_devcluster.processes import ProcessError
 
 Json = dict[str, Any]
 
 LOOK_S = 0.3
+LOG_LINES = 60
 CLONE_NEWNET = 0x40000000
 ROUTER_MODULES = ("cachecluster-router", "cachecluster_sidecar.router")
 AGENT_MODULES = ("cachecluster-agent", "cachecluster_sidecar.agent")
@@ -90,11 +93,12 @@ def is_ready(pod: Json) -> bool:
 class CacheInPods:
     """A CacheCluster by its name."""
 
-    def __init__(self, cluster: DevCluster, namespace: str, name: str) -> None:
-        self.cluster = cluster
-        self.namespace = namespace
+    def __init__(self, operator: Release, name: str) -> None:
+        self.cluster = operator.cluster
+        self.namespace = operator.watched
         self.name = name
-        self.host = f"{name}.{namespace}.svc.cluster.local"
+        self._operator = operator
+        self.host = f"{name}.{self.namespace}.svc.cluster.local"
 
     def kubectl(self, *arguments: str, input_text: str | None = None) -> str:
         """kubectl in the cluster's namespace."""
@@ -143,8 +147,17 @@ class CacheInPods:
             self.kubectl("get", "pods", "-o", "wide"),
             self.kubectl("describe", "cc", self.name),
             self.cluster.kubectl("get", "nodes"),
+            self._log(self._operator.namespace, "app.kubernetes.io/name=cachecluster-operator"),
+            self._log(self.namespace, f"cachecluster.io/cluster={self.name}"),
         ]
         return "\n".join(parts)
+
+    def _log(self, namespace: str, selector: str) -> str:
+        where = ("--namespace", namespace, "-l", selector, "--prefix", f"--tail={LOG_LINES}")
+        try:
+            return self.cluster.kubectl("logs", *where)
+        except ProcessError as error:  # a node is away
+            return str(error)
 
     def events_since(self, moment: float) -> list[str]:
         """`reason: note` of the events on the CacheCluster, of which the last was after `moment` (time.time)."""
@@ -177,7 +190,8 @@ class CacheInPods:
         assert processes, "nothing to kill"
         for process in processes:
             assert process.pid > 1, process
-            os.kill(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # the end of another one before it ended this one too
+                os.kill(process.pid, signal.SIGKILL)
 
 
 def processes_of(cluster: DevCluster, pod: Json) -> list[Process]:

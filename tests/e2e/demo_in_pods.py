@@ -5,6 +5,7 @@ They stand in `conftest.py` by import.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class Demo:
 @pytest.fixture(scope="session")
 def demo(operator: Release) -> Iterator[Demo]:
     """The example, Ready. Repairs begin after 5 s instead of the default, so that tests need not wait long."""
-    cache = CacheInPods(operator.cluster, operator.watched, "demo")
+    cache = CacheInPods(operator, "demo")
     began = time.monotonic()
     cache.kubectl("apply", "-f", str(EXAMPLE))
     try:
@@ -53,11 +54,11 @@ def say(request: pytest.FixtureRequest) -> Iterator[Callable[[str], None]]:
     """Says a line to people: figures that were measured, shown together at the end of the session."""
     said: list[str] = []
     yield said.append
-    reporter = request.config.pluginmanager.getplugin("terminalreporter")
-    if said and reporter is not None:
-        reporter.write_line("")
-        for line in said:
-            reporter.write_line(line)
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    assert capture is not None
+    with capture.global_and_fixture_disabled():
+        sys.stdout.write("\n".join(["", *said, ""]))
+        sys.stdout.flush()
 
 
 @pytest.fixture(scope="session")

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from tests.datapath import DataPathSuite, Endpoints
+from tests.datapath import DataPathSuite, Endpoints, prefix
 from tests.e2e.cache_in_pods import CacheInPods, network_of
 from tests.e2e.demo_in_pods import Demo
 
 from cachecluster_devcluster import image
 
 pytestmark = [pytest.mark.t4, pytest.mark.timeout(300)]
+
+__all__ = ["prefix"]
 
 READY_S = 8.0
 # Each client writes, and each reads what all wrote: as applications connect, by name alone.
@@ -80,16 +82,17 @@ def test_clients_by_name_read_what_the_others_wrote(client_pod: Callable[..., st
     assert client_pod("python3", "-c", CLIENTS).startswith("8.")
 
 
+@pytest.fixture(scope="module")
+def endpoints(demo: Demo) -> Endpoints:
+    """The Service and every pod."""
+    demo.cache.wait_whole()
+    pods = [pod["status"]["podIP"] for pod in demo.cache.view().pods]
+    plain = ((demo.cache.cluster_ip(), 6379), *((host, 6379) for host in pods))
+    return Endpoints(plain, tuple((host, 7379) for host in pods))
+
+
 class TestDataPathInPods(DataPathSuite):
     """The suite, from within the cluster's network."""
-
-    @pytest.fixture(scope="class")
-    def endpoints(self, demo: Demo) -> Endpoints:
-        """The Service and every pod."""
-        demo.cache.wait_whole()
-        pods = [pod["status"]["podIP"] for pod in demo.cache.view().pods]
-        plain = ((demo.cache.cluster_ip(), 6379), *((host, 6379) for host in pods))
-        return Endpoints(plain, tuple((host, 7379) for host in pods))
 
     @pytest.fixture(autouse=True)
     def in_the_clusters_network(self, demo: Demo, endpoints: Endpoints) -> Iterator[None]:

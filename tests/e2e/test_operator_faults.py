@@ -130,7 +130,7 @@ def test_the_map_is_deleted_by_hand(fault: Fault) -> None:
 @pytest.fixture
 def brief(operator: Release) -> Iterator[CacheInPods]:
     """Another small cluster."""
-    cache = CacheInPods(operator.cluster, operator.watched, "brief")
+    cache = CacheInPods(operator, "brief")
     cache.kubectl("apply", "-f", "-", input_text=json.dumps(BRIEF))
     cache.wait_ready()
     yield cache
