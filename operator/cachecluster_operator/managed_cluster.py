@@ -23,6 +23,7 @@ from .kube_map_store import KubeMapStore
 from .kube_pods import KubePods
 from .labels import AGENT_PORT, CLUSTER_PORT, common_labels, owner_reference, pod_selector
 from .pod_manifest import build_pod
+from .pod_view import pod_trouble
 from .snapshot import ClusterSnapshot
 from .status_figures import Known
 from .zones import Zones
@@ -35,9 +36,11 @@ FINDING_OUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Wakeups:
-    """Whom to tell: `reconcile` when the desired state must be looked at again, `snapshot` at every snapshot."""
+    """Whom to tell: `reconcile` when the desired state must be looked at again, `status` when only the picture of it
+    may have changed, `snapshot` at every snapshot."""
 
     reconcile: Callable[[], None]
+    status: Callable[[], None]
     snapshot: Callable[[ClusterSnapshot], None]
 
 
@@ -148,6 +151,7 @@ class ManagedCluster:
             effect=self.effect,
             problems=self.problems,
             trouble=self.trouble,
+            pod_troubles=tuple(filter(None, map(pod_trouble, self.pods.objects()))),
             pods=self.pods.pods(),
             snapshot=self.snapshot,
             lost=frozenset(self.lost),
@@ -160,6 +164,7 @@ class ManagedCluster:
     def _pods_changed(self) -> None:
         pods = self.pods.pods()
         if pods == self._pods_seen:
+            self._wakeups.status()
             return
         self._pods_seen = pods
         if self._loop is not None:

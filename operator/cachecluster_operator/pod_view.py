@@ -8,6 +8,7 @@ from typing import Any
 from cachecluster_core.operator_view import Pod
 
 SIDECAR = "sidecar"
+USUAL_WAITS = ("ContainerCreating", "PodInitializing")
 
 
 def pod_view(obj: dict[str, Any], zone: str) -> Pod:
@@ -45,6 +46,21 @@ def sidecar_ended(obj: dict[str, Any]) -> bool:
             finished = terminated.get("finishedAt")
             return finished is not None and _time(finished) > requested
     return False
+
+
+def pod_trouble(obj: dict[str, Any]) -> str | None:
+    """What keeps a pod from starting, by the scheduler's and the kubelet's word; None when nothing is known to."""
+    name, status = obj["metadata"]["name"], obj.get("status") or {}
+    if status.get("phase") in ("Failed", "Succeeded"):
+        return f"{name} has ended: {status.get('reason') or status['phase']} {status.get('message') or ''}".rstrip()
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return f"{name} cannot be scheduled: {condition.get('message') or condition.get('reason') or 'no word why'}"
+    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") not in (None, *USUAL_WAITS):
+            return f"{name}, container {container['name']}: {waiting['reason']} {waiting.get('message') or ''}".rstrip()
+    return None
 
 
 def _is_ready(status: dict[str, Any]) -> bool:

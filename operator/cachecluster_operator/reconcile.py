@@ -155,6 +155,7 @@ class Reconciler:
         if cluster is None:
             wakeups = Wakeups(
                 reconcile=lambda: self._queue.add(key),
+                status=lambda: self._status_queue.add(key),
                 snapshot=lambda snapshot: self._on_snapshot(key, snapshot),
             )
             cluster = self._clusters[key] = ManagedCluster(self._api, key, obj, self._zones, self._image, wakeups)

@@ -155,6 +155,7 @@ def _message(known: Known, ready: _Finding) -> str:
     """What the cluster waits for, or what is wrong with its spec; empty when there is nothing to say."""
     parts = [_problem_text(known)] if known.problems else []
     parts += [known.trouble] if known.trouble else []
+    parts += known.pod_troubles
     waiting = known.snapshot.waiting_for if known.snapshot is not None else ()
     if waiting:
         parts.append("waiting for " + "; ".join(waiting))

@@ -23,8 +23,8 @@ class Known:
     """All that a status is made of.
 
     `effect` is what is in effect (None: there never was a valid spec); `problems` are what is wrong with the newest
-    spec; `trouble` is what keeps children from being made. `lost` are partitions that were given up since the operator
-    started.
+    spec; `trouble` is what keeps children from being made, `pod_troubles` what keeps pods from starting. `lost` are
+    partitions that were given up since the operator started.
     """
 
     generation: int
@@ -32,6 +32,7 @@ class Known:
     effect: InEffect | None
     problems: tuple[Problem, ...] = ()
     trouble: str = ""
+    pod_troubles: tuple[str, ...] = ()
     pods: tuple[Pod, ...] = ()
     snapshot: ClusterSnapshot | None = None
     lost: frozenset[int] = field(default_factory=frozenset)

@@ -12,7 +12,7 @@ from tests.fake_kube_api import FakeKubeApi
 from cachecluster_operator.cluster_key import ClusterKey
 from cachecluster_operator.kube_pods import KubePods
 from cachecluster_operator.labels import pod_labels, pod_selector
-from cachecluster_operator.pod_view import pod_view, sidecar_ended
+from cachecluster_operator.pod_view import pod_trouble, pod_view, sidecar_ended
 from cachecluster_operator.resources import POD
 from cachecluster_operator.zones import Zones
 
@@ -147,3 +147,28 @@ def ended(finished: str | None, deleted: str | None = "2026-11-24T07:00:30Z", na
 def test_a_sidecar_has_ended_for_good_only_when_it_ended_after_the_deletion(obj: dict[str, Any], says: bool) -> None:
     assert sidecar_ended(obj) == says
     assert pod_view(obj, "").terminated == says
+
+
+def waiting(reason: str, message: str = "") -> dict[str, Any]:
+    state = {"waiting": {"reason": reason, "message": message}}
+    return {"initContainerStatuses": [{"name": "redis", "state": state}]}
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (waiting("PodInitializing"), None),
+        (waiting("ImagePullBackOff", "no such image"), "demo-0, container redis: ImagePullBackOff no such image"),
+        (
+            {"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}]},
+            "demo-0 cannot be scheduled: 0/3 nodes",
+        ),
+        (
+            {"phase": "Failed", "reason": "Evicted", "message": "low on memory"},
+            "demo-0 has ended: Evicted low on memory",
+        ),
+        ({}, None),
+    ],
+)
+def test_what_keeps_a_pod_from_starting_is_told(status: dict[str, Any], told: str | None) -> None:
+    assert pod_trouble(pod(0, status=status)) == told
