@@ -54,9 +54,10 @@ def owner_reference(cluster: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def secret_name(key: ClusterKey) -> str:
-    """The Secret with the passwords of a cluster."""
-    return f"{key.name}-auth"
+def secret_name(key: ClusterKey, cluster: dict[str, Any]) -> str:
+    """The Secret with the passwords of a cluster. Another cluster of the same name has another one: a kubelet hands
+    the content of an immutable Secret that it knows to new pods for as long as old ones use it."""
+    return f"{key.name}-auth-{cluster['metadata']['uid'][:8]}"
 
 
 def account_name(key: ClusterKey) -> str:

@@ -26,7 +26,7 @@ def new_secret_values() -> dict[str, str]:
 def secret(key: ClusterKey, cluster: Json, values: dict[str, str]) -> Json:
     """The Secret that pods mount. Immutable: nothing that changed it could reach running engines in order."""
     encoded = {name: base64.b64encode(value.encode()).decode() for name, value in values.items()}
-    manifest = _child("v1", "Secret", secret_name(key), key, cluster)
+    manifest = _child("v1", "Secret", secret_name(key, cluster), key, cluster)
     return manifest | {"type": "Opaque", "immutable": True, "data": encoded}
 
 

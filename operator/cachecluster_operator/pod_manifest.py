@@ -89,7 +89,7 @@ def build_pod(key: ClusterKey, cluster: Json, spec: CacheClusterSpec, number: in
             "annotations": dict(spec.pod_annotations) | _annotations(spec),
             "ownerReferences": [owner_reference(cluster)],
         },
-        "spec": _pod_spec(key, spec, spec.image or image),
+        "spec": _pod_spec(key, spec, spec.image or image, secret_name(key, cluster)),
     }
 
 
@@ -104,7 +104,7 @@ def _annotations(spec: CacheClusterSpec) -> dict[str, str]:
     }
 
 
-def _pod_spec(key: ClusterKey, spec: CacheClusterSpec, image: str) -> Json:
+def _pod_spec(key: ClusterKey, spec: CacheClusterSpec, image: str, secret: str) -> Json:
     pod: Json = {
         "serviceAccountName": account_name(key),
         "automountServiceAccountToken": False,
@@ -119,7 +119,7 @@ def _pod_spec(key: ClusterKey, spec: CacheClusterSpec, image: str) -> Json:
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "topologySpreadConstraints": _spread(key, spec),
-        "volumes": _volumes(key),
+        "volumes": _volumes(secret),
         "initContainers": [_redis_container(spec, image)],
         "containers": [_sidecar_container(key, spec, image)],
     }
@@ -201,7 +201,7 @@ def _environment(key: ClusterKey, spec: CacheClusterSpec) -> list[Json]:
     ]
 
 
-def _volumes(key: ClusterKey) -> list[Json]:
+def _volumes(secret: str) -> list[Json]:
     token: Json = {
         "defaultMode": 0o440,
         "sources": [
@@ -213,7 +213,7 @@ def _volumes(key: ClusterKey) -> list[Json]:
         {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": RUN_SIZE}},
         {"name": "supervisor", "emptyDir": {"medium": "Memory", "sizeLimit": SUPERVISOR_SIZE}},
         {"name": "data", "emptyDir": {}},
-        {"name": "secrets", "secret": {"secretName": secret_name(key), "defaultMode": 0o440}},
+        {"name": "secrets", "secret": {"secretName": secret, "defaultMode": 0o440}},
         {"name": "token", "projected": token},
     ]
 

@@ -212,7 +212,7 @@ class Reconciler:
     async def _ensure_secret(self, cluster: ManagedCluster) -> None:
         """Make the Secret once. Afterwards it is only read; when it is deleted, and this process still knows what was
         in it, it is made again the same."""
-        key, name = cluster.key, secret_name(cluster.key)
+        key, name = cluster.key, secret_name(cluster.key, cluster.obj)
         found = await self._api.get(SECRET, key.namespace, name)
         if found is None:
             if cluster.secret is None and cluster.pods.objects():

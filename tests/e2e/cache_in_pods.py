@@ -172,7 +172,8 @@ class CacheInPods:
 
     def token(self) -> str:
         """What routers and agents of the cluster know each other by."""
-        return base64.b64decode(self.get("secret", f"{self.name}-auth")["data"]["peer-token"]).decode().strip()
+        name = f"{self.name}-auth-{self.get('cc', self.name)['metadata']['uid'][:8]}"
+        return base64.b64decode(self.get("secret", name)["data"]["peer-token"]).decode().strip()
 
     def cluster_ip(self) -> str:
         """The address of the Service for any client."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,7 +65,7 @@ def expected(name: str) -> set[tuple[str, str]]:
         ("PodDisruptionBudget", name),
         ("Role", f"{name}-cache"),
         ("RoleBinding", f"{name}-cache"),
-        ("Secret", f"{name}-auth"),
+        ("Secret", f"{name}-auth"),  # and a part of the cluster's UID
         ("Service", name),
         ("Service", f"{name}-cluster"),
         ("ServiceAccount", f"{name}-cache"),
@@ -78,7 +79,8 @@ def owned(bench: Bench, name: str) -> list[dict[str, Any]]:
 
 
 def children(bench: Bench, name: str = "demo") -> set[tuple[str, str]]:
-    return {(item["kind"], item["metadata"]["name"]) for item in owned(bench, name)}
+    secret = re.compile(f"^{name}-auth-[0-9a-f]{{8}}$")
+    return {(item["kind"], secret.sub(f"{name}-auth", item["metadata"]["name"])) for item in owned(bench, name)}
 
 
 def versions(bench: Bench) -> dict[tuple[str, str], str]:
