@@ -52,6 +52,9 @@ __all__ = [
 NOWHERE = ("127.0.0.1", 1)
 """The source of a sealed copy: nothing listens there, and a replica of it answers PSYNC with -NOMASTERLINK."""
 
+HUNG_S = 10.0
+"""Seconds of silence after which a redis process outside the in-sync set is replaced: it may never wake."""
+
 
 def agent_step(view: AgentView) -> AgentDecision:
     """The next marks, gate changes and commands, and the report that describes `view`."""
@@ -217,6 +220,8 @@ class _CopyStep:
             return None
         if copy.process in (Process.ABSENT, Process.DEAD):
             return self._start(entry)
+        if copy.process is Process.SILENT and copy.silent_s >= HUNG_S and entry.copy_on(self.view.pod) is None:
+            return self._restart(entry, f"it has not answered for {HUNG_S:.0f} s, and no data is lost with it")
         if copy.process is not Process.UP:
             return None
         return self._replicate(entry) or self._configure()

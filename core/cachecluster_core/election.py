@@ -58,6 +58,10 @@ class Facts:
         known = self.pods.get(pod)
         return known is not None and not known.terminating and not known.failed and self.agent(pod).reporting
 
+    def may_report(self, pod: str) -> bool:
+        """An unsuspected agent: one that reports, or that this operator gives time for its first report."""
+        return self.agent(pod).suspicion in (Suspicion.NONE, Suspicion.UNKNOWN)
+
     def ending(self, pod: str) -> bool:
         """A pod being deleted, by its object or by its agent's word; an object that is gone proves nothing."""
         known, report = self.pods.get(pod), self.agent(pod).report
@@ -206,7 +210,7 @@ def promoted(facts: Facts, first_choice: str) -> Entry | None:
     missing = [
         copy
         for copy in facts.entry.isr
-        if copy not in {c for c, _ in candidates} and facts.agent(copy.pod).reporting and not is_dead(facts, copy)
+        if copy not in {c for c, _ in candidates} and facts.may_report(copy.pod) and not is_dead(facts, copy)
     ]
     if not candidates or (missing and not facts.entry_older_than(facts.view.timing.seal_wait)):
         return None
@@ -233,10 +237,8 @@ def promoted(facts: Facts, first_choice: str) -> Entry | None:
 def lost(facts: Facts) -> Entry | None:
     """The Lost entry, when no in-sync copy can come back (O4)."""
     for copy in facts.entry.isr:
-        unreachable = not facts.agent(copy.pod).reporting
-        if is_dead(facts, copy) or (unreachable and _terminated(facts, copy.pod)):
-            continue
-        if unreachable and facts.entry_older_than(facts.lost_after):
+        ended = not facts.agent(copy.pod).reporting and _terminated(facts, copy.pod)
+        if is_dead(facts, copy) or ended or facts.passed(_unreachable_since(facts, copy), facts.lost_after):
             continue
         return None
     if not is_silent(facts) and not all(is_dead(facts, copy) for copy in facts.entry.isr):
@@ -250,6 +252,18 @@ def lost(facts: Facts) -> Entry | None:
         reason=f"no in-sync copy is left: {facts.entry.reason}",
         since=facts.view.wall,
     )
+
+
+def _unreachable_since(facts: Facts, copy: CopyId) -> float | None:
+    """Since when, but not from before the entry was known, a copy cannot be reached without a break: its agent is
+    silent, or tells that its redis is. None: it can be."""
+    agent, report, now = facts.agent(copy.pod), facts.copy(copy.pod), facts.view.now
+    known = facts.view.seen_at.get(facts.partition, now)
+    if agent.reporting:
+        if report is None or report.process is not Process.SILENT:
+            return None
+        return max(known, now - report.silent_s)
+    return known if agent.unreachable_since is None else max(known, agent.unreachable_since)
 
 
 def begun(facts: Facts, first_choice: str) -> Entry | None:
@@ -301,8 +315,8 @@ def left(facts: Facts) -> Iterator[tuple[CopyId, str]]:
 def joined(facts: Facts) -> list[CopyId]:
     """Learners that the primary requires, by a report made at exactly this entry's epoch (O5, A7).
 
-    Exactly the process that the learner's own agent reports: the primary may have begun to require one that has ended
-    since, and its successor too.
+    Exactly the process that the learner's own agent reports, and reports as whole: the primary may have begun to
+    require one that has ended since, and its successor too; and a replica is online to it before it has loaded all.
     """
     primary = facts.entry.primary
     report = facts.copy(primary.pod) if primary is not None else None
@@ -311,9 +325,4 @@ def joined(facts: Facts) -> list[CopyId]:
     if not report.epoch == report.required_epoch == report.gate_epoch == facts.entry.epoch:
         return []
     learners = [copy for copy in report.required if copy not in facts.entry.isr and copy.pod in facts.entry.learners]
-    return [copy for copy in learners if _runs(facts, copy)]
-
-
-def _runs(facts: Facts, copy: CopyId) -> bool:
-    report = facts.copy(copy.pod)
-    return report is not None and report.run_id == copy.run_id and report.process is Process.UP
+    return [copy for copy in learners if can_lead(facts, copy)]

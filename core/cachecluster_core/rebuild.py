@@ -31,11 +31,17 @@ def rebuilt_entries(view: OperatorView) -> tuple[Entry, ...]:
 
 
 def rebuilt_entry(view: OperatorView, partition: int) -> Entry | None:
-    """The entry that must replace what the map says of a partition, None when no agent has seen more than it says."""
+    """The entry that must replace what the map says of a partition, None when no agent has seen more than it says.
+
+    While the map is below that and pods have still to tell what they have seen, it is the map's own: nothing may be
+    decided from what is known to be old.
+    """
     current = view.map.entries[partition] if view.map else None
     floor, best = _highest_seen(view, partition)
-    if floor == 0 or (current is not None and (current.epoch >= floor or waiting_for(view))):
+    if floor == 0 or (current is not None and current.epoch >= floor):
         return None
+    if current is not None and waiting_for(view):
+        return current
     intact = _intact_copies(view, partition)
     if best is not None and best.epoch == floor:
         if best.state in (State.VACANT, State.LOST):

@@ -13,16 +13,22 @@ EMPTY = (State.VACANT, State.LOST)
 
 
 def holding_pods(view: OperatorView) -> tuple[Pod, ...]:
-    """Pods that count as places of copies: existing, not ending, reporting or silent for less than the repair delay."""
-    return tuple(pod for pod in view.pods if pod.host and not pod.terminating and not pod.failed and _counts(view, pod))
+    """Pods that count as places of copies: existing, not ending, reporting or silent for less than the repair delay.
+
+    One that this operator has not heard of yet counts if it has copies: an operator that starts must not take pods
+    that have had no time to report for pods without copies.
+    """
+    named = {uid for entry in view.map.entries for uid in entry.pods()} if view.map is not None else frozenset()
+    usable = (pod for pod in view.pods if pod.host and not pod.terminating and not pod.failed)
+    return tuple(pod for pod in usable if _counts(view, pod, pod.uid in named))
 
 
-def _counts(view: OperatorView, pod: Pod) -> bool:
+def _counts(view: OperatorView, pod: Pod, has_copies: bool) -> bool:
     agent = view.agents.get(pod.uid, PodView())
     if agent.reporting:
         return True
     if agent.report is None and agent.suspicion is Suspicion.UNKNOWN:
-        return False
+        return has_copies
     since = agent.unreachable_since
     return since is not None and view.now - since < view.timing.repair_delay
 
@@ -51,14 +57,15 @@ def repair(view: OperatorView, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
     """The same entries with learners added and surplus copies dropped, within the limits of concurrent syncs."""
     wanted = targets(view, entries)
     whole = complete(view)
+    present = frozenset(pod.uid for pod in holding_pods(view))
     result = list(entries)
     syncs = _Syncs(view, entries)
     for partition, entry in enumerate(entries):
         if entry.state in EMPTY:
             if whole or _waited(view, view.seen_at.get(partition)) or entry.state is State.LOST:
-                result[partition] = _first_learners(view, entry, wanted[partition])
+                result[partition] = _first_learners(entry, wanted[partition], present)
         elif entry.state is State.STABLE:
-            result[partition] = _repair_one(view, partition, entry, wanted[partition], whole, syncs)
+            result[partition] = _repair_one(view, partition, entry, wanted[partition], present, whole, syncs)
     return tuple(result)
 
 
@@ -66,9 +73,8 @@ def _waited(view: OperatorView, since: float | None) -> bool:
     return since is not None and view.now - since >= view.timing.repair_delay
 
 
-def _first_learners(view: OperatorView, entry: Entry, wanted: tuple[str, ...]) -> Entry:
+def _first_learners(entry: Entry, wanted: tuple[str, ...], present: frozenset[str]) -> Entry:
     """Learners of a partition without data: those chosen stay while they can, so that they are not chosen anew."""
-    present = {pod.uid for pod in holding_pods(view)}
     if entry.learners and set(entry.learners) <= present and len(entry.learners) >= len(wanted):
         return entry
     return replace(entry, learners=tuple(sorted(wanted)))
@@ -94,10 +100,15 @@ class _Syncs:
 
 
 def _repair_one(
-    view: OperatorView, partition: int, entry: Entry, wanted: tuple[str, ...], whole: bool, syncs: _Syncs
+    view: OperatorView,
+    partition: int,
+    entry: Entry,
+    wanted: tuple[str, ...],
+    present: frozenset[str],
+    whole: bool,
+    syncs: _Syncs,
 ) -> Entry:
     """One change at most: first what is gone, then what is missing, then what is too much."""
-    present = {pod.uid for pod in holding_pods(view)}
     factor = view.settings.replication_factor
     gone = [pod for pod in entry.learners if pod not in present]
     if gone:
@@ -114,9 +125,10 @@ def _repair_one(
 
 
 def _drop_surplus(view: OperatorView, entry: Entry, wanted: tuple[str, ...]) -> Entry:
-    """Drop a copy that is no longer wanted once all wanted ones are in sync; never the primary."""
+    """Drop a copy that is no longer wanted once all wanted ones are in sync; never the primary, and never one of the
+    last `replicationFactor`: while pods are missing, fewer are wanted, and that is no reason to give up a copy."""
     in_sync = {copy.pod for copy in entry.isr}
-    if not wanted or not set(wanted) <= in_sync:
+    if len(wanted) < view.settings.replication_factor or not set(wanted) <= in_sync:
         return entry
     learners = tuple(pod for pod in entry.learners if pod in wanted)
     if learners != entry.learners:

@@ -315,6 +315,8 @@ class LocalCopy:
             connection.close()
 
     def _forget_process(self) -> None:
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()  # or what it finds out about the old process were taken for the new one's
         self._drop_connection()
         self._run_id = self._announce = ""
         self._config = {}

@@ -1,0 +1,39 @@
+"""`agent_step` on single views: what an agent does about a redis that hangs."""
+
+from __future__ import annotations
+
+import pytest
+
+from cachecluster_core.agent_step import HUNG_S, AgentView, Command, CopyView, GateView, Restart, agent_step
+from cachecluster_core.hashring import CopyId, Entry, HashRing, Member, State
+from cachecluster_core.pod_table import Marks
+from cachecluster_core.report import Process
+
+pytestmark = pytest.mark.t0
+
+HERE, THERE = CopyId("uid-a", "ra"), CopyId("uid-b", "rb")
+MEMBERS = tuple((f"uid-{x}", Member(f"demo-{x}", f"h{x}")) for x in "ab")
+
+
+def commands(entry: Entry, copy: CopyView, marks: Marks) -> tuple[Command, ...]:
+    """What is to be done about the copy on pod uid-a."""
+    ring = HashRing("demo", MEMBERS, (entry,), version="7")
+    gates = {0: GateView(confirmed=True)}
+    return agent_step(AgentView("uid-a", ring, 0, 1, {}, {0: marks}, gates, {0: copy})).commands
+
+
+@pytest.mark.parametrize("run_id", ["ra", ""])
+def test_a_redis_that_hangs_outside_the_in_sync_set_is_replaced(run_id: str) -> None:
+    entry = Entry(epoch=5, state=State.STABLE, primary=THERE, isr=(THERE,), learners=("uid-a",), term=5)
+    marks = Marks(seen_epoch=5, rank_term=4, run_id="ra")
+    for silent_s in (HUNG_S - 0.1, HUNG_S):
+        hanging = CopyView(Process.SILENT, run_id, silent_s=silent_s)
+        replaced = [isinstance(command, Restart) for command in commands(entry, hanging, marks)]
+        assert replaced == ([True] if silent_s == HUNG_S else [])
+
+
+@pytest.mark.parametrize("run_id", ["ra", ""])
+def test_a_redis_that_hangs_in_the_in_sync_set_is_left_alone(run_id: str) -> None:
+    entry = Entry(epoch=5, state=State.ELECTING, isr=(HERE, THERE), former=HERE, term=4)
+    hanging = CopyView(Process.SILENT, run_id, silent_s=1000.0)
+    assert not commands(entry, hanging, Marks(seen_epoch=5, rank_term=4, run_id="ra"))
