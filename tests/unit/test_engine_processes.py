@@ -156,6 +156,26 @@ async def test_an_unnamed_process_that_hangs_while_the_agent_starts_is_ended_whe
     await until(lambda: again.view().process is Process.DEAD)
 
 
+async def test_a_process_that_hangs_while_the_agent_starts_can_be_replaced(engines: Engines) -> None:
+    copy = engines.copy(0)
+    copy.execute(Start(0), {})
+    await until(lambda: not copy.busy)
+    run_id = copy.view().run_id
+    await engines.copies.pop(0).close()
+    send_signal(engines.pid(0), signal.SIGSTOP)
+    again = engines.copy(0)
+    await again.attach(run_id)
+    assert again.view().process is Process.SILENT
+    seen = [Process.SILENT]
+    again.execute(Restart(0, "test"), {})
+    while again.busy:
+        if again.view().process is not seen[-1]:
+            seen.append(again.view().process)
+        await asyncio.sleep(0)
+    assert again.view().process is Process.UP and again.view().run_id not in ("", run_id)
+    assert seen in ([Process.SILENT, Process.STARTING], [Process.SILENT, Process.STARTING, Process.UP])
+
+
 async def test_removing_leaves_no_process_no_service_and_no_files(engines: Engines) -> None:
     copy = engines.copy(0)
     copy.execute(Start(0), {})
