@@ -98,6 +98,8 @@ def test_keys_of_a_request(table: CommandTable, request_line: str, keys: str) ->
     [
         ("XREAD BLOCK 0 STREAMS a $", False),
         ("XREAD COUNT 1 STREAMS block $", True),
+        ("XREADGROUP GROUP streams streams BLOCK 0 STREAMS a >", False),
+        ("XREADGROUP GROUP block block COUNT 1 STREAMS a >", True),
         ("SORT a BY w_* GET #", False),
         ("SORT a GET # BY nosort LIMIT 0 1 ALPHA", True),
         ("SORT a GET o_*", False),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -174,3 +175,14 @@ def test_bad_flags_end_with_64_and_the_usage(flags: list[str]) -> None:
     )
     assert result.returncode == 64
     assert "usage: cachecluster-router" in result.stderr
+
+
+async def test_a_router_takes_as_many_files_as_it_may_have(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+    try:
+        async with running_cluster(tmp_path, pods=1, partitions=1) as cluster:
+            limits = resource.prlimit(cluster.pods[0].workers[0].pid, resource.RLIMIT_NOFILE)
+            assert limits == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

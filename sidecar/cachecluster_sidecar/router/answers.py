@@ -9,10 +9,11 @@ import hmac
 import logging
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from . import cluster, info
-from .commands import command_names, load_docs
+from .commands import command_names, is_known, load_doc
 from .core import Client, Router
 from .encode import OK, Simple, encode, error
 
@@ -227,30 +228,35 @@ def _client_line(client: Client) -> str:
 
 
 def _command(client: Client, arguments: Arguments) -> bytes:
-    docs, names = load_docs(), command_names(_engine(client.router))
-    return _array([_command_entry(docs, name, client.proto) for name in names])
+    return _array([_command_entry(name, client.proto) for name in command_names(_engine(client.router))])
 
 
 def _command_info(client: Client, arguments: Arguments) -> bytes:
     if len(arguments) == 2:
         return _command(client, arguments)
-    docs = load_docs()
     wanted = [name.decode(errors="replace").lower() for name in arguments[2:]]
-    return _array(
-        [_command_entry(docs, name, client.proto) if name in docs else encode(None, client.proto) for name in wanted]
-    )
+    none = encode(None, client.proto)
+    return _array([_command_entry(name, client.proto) if is_known(name) else none for name in wanted])
 
 
 def _command_docs(client: Client, arguments: Arguments) -> bytes:
-    docs = load_docs()
-    names = [name.decode(errors="replace").lower() for name in arguments[2:]] or command_names(_engine(client.router))
-    return encode({name: _doc(docs, name) for name in names if name in docs}, client.proto)
+    wanted = [name.decode(errors="replace").lower() for name in arguments[2:]]
+    names = [name for name in dict.fromkeys(wanted or command_names(_engine(client.router))) if is_known(name)]
+    head = b"%%%d\r\n" % len(names) if client.proto == 3 else b"*%d\r\n" % (2 * len(names))
+    return head + b"".join([_doc_entry(name, client.proto) for name in names])
 
 
-def _doc(docs: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
-    doc = dict(docs[name].get("doc", {}))
-    if docs[name]["subcommands"]:
-        doc["subcommands"] = {sub: _doc(docs, sub) for sub in docs[name]["subcommands"]}
+@cache
+def _doc_entry(name: str, proto: int) -> bytes:
+    """Name and document of a command: one pair of COMMAND DOCS."""
+    return encode(name, proto) + encode(_doc(name), proto)
+
+
+def _doc(name: str) -> dict[str, Any]:
+    entry = load_doc(name)
+    doc = dict(entry.get("doc", {}))
+    if entry["subcommands"]:
+        doc["subcommands"] = {sub: _doc(sub) for sub in entry["subcommands"]}
     return doc
 
 
@@ -258,15 +264,16 @@ def _array(items: list[bytes]) -> bytes:
     return b"*%d\r\n" % len(items) + b"".join(items)
 
 
-def _command_entry(docs: dict[str, dict[str, Any]], name: str, proto: int) -> bytes:
-    """One element of COMMAND (redis.io, COMMAND: ten fields)."""
-    entry = docs[name]
+@cache
+def _command_entry(name: str, proto: int) -> bytes:
+    """One element of COMMAND (redis.io, COMMAND: ten fields). Kept: many clients that come at once all ask for it."""
+    entry = load_doc(name)
     head = [name, entry["arity"], {Simple(flag) for flag in entry["flags"]}, *entry["range"]]
     items = [encode(value, proto) for value in head]
     items.append(encode({Simple(category) for category in entry["acl"]}, proto))
     items.append(encode(entry["tips"], proto))
     items.append(encode([_key_spec(spec) for spec in entry["specs"]], proto))
-    items.append(_array([_command_entry(docs, sub, proto) for sub in entry["subcommands"]]))
+    items.append(_array([_command_entry(sub, proto) for sub in entry["subcommands"]]))
     return _array(items)
 
 

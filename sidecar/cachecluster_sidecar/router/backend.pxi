@@ -260,14 +260,21 @@ cdef class Backend:
                 continue
             r = self.sent.pop() if scanned != SCAN_ERROR else None
             if r is None:
+                self.give_up_late(late)
                 self.lose("it sent what is no reply")
                 return n
             self.take_reply(r, frame, length, late)
             if self.closed:
                 return n
-        if late:
-            self.router.give_up(late, self.sent, "the pod's authority ended")
+        self.give_up_late(late)
         return start
+
+    cdef void give_up_late(self, list late):
+        """These replies came after the deadline. What was not sent yet goes back as well: a read that is asked again
+        must not be overtaken by what came after it."""
+        if late:
+            self.router.give_up_sent(late, self.sent, "the pod's authority ended")
+            self.evict(<Partition>self.router.lines[self.target.partition])
 
     cdef void take_reply(self, Request r, const char* frame, Py_ssize_t n, list late):
         cdef Partition p

@@ -7,14 +7,20 @@ from collections.abc import Callable
 NOT_SERVED = "is not served yet by the router of this version"
 
 
+VALUES_OF_OPTION = {b"GROUP": 2, b"COUNT": 1, b"CLAIM": 1}
+"""How many values follow an option of XREAD and XREADGROUP; a value may read like an option."""
+
+
 def no_block(arguments: list[bytes]) -> str | None:
     """XREAD and XREADGROUP share a connection with others unless they block."""
-    for argument in arguments[1:]:
-        option = argument.upper()
+    at = 1
+    while at < len(arguments):
+        option = arguments[at].upper()
         if option == b"STREAMS":
             return None
         if option == b"BLOCK":
             return f"'{arguments[0].decode().lower()}' with BLOCK {NOT_SERVED}; read without BLOCK"
+        at += 1 + VALUES_OF_OPTION.get(option, 0)
     return None
 
 

@@ -59,10 +59,11 @@ cdef class Client:
 
     def become_peer(self, int proto):
         """This connection has proved to be a router of another pod."""
+        if not self.peer:
+            self.router.count_peer(self)
         self.peer = True
         self.proto = proto
         self.over_limit = False
-        self.router.count_peer(self)
 
     def set_proto(self, int proto):
         """The client chose a RESP version."""
@@ -199,8 +200,7 @@ cdef class Client:
             self.touch()
             return
         r = self.append()
-        buf_add_bytes(&r.reply, data)
-        r.done = True
+        self.hold(r, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
     cdef void refuse(self, bytes error):
         """An error reply made here."""
@@ -213,8 +213,7 @@ cdef class Client:
         if r.started_ns:
             self.router.time_request(r)
         if self.head is not r:
-            buf_add(&r.reply, p, n)
-            r.done = True
+            self.hold(r, p, n)
             return
         buf_add(&self.out, p, n)
         while True:
@@ -228,7 +227,14 @@ cdef class Client:
             if not r.done:
                 break
             buf_add(&self.out, r.reply.p, r.reply.len)
+            self.held -= r.reply.len
         self.touch()
+
+    cdef void hold(self, Request r, const char* p, Py_ssize_t n):
+        """Keep the reply of a request until its turn comes."""
+        buf_add(&r.reply, p, n)
+        r.done = True
+        self.held += n
 
     cdef void touch(self):
         if not self.touched and not self.closed:
@@ -277,6 +283,8 @@ cdef class Client:
             self.write_paused
             or self.stalled
             or self.barrier
+            or self.out.len > C_OUTPUT_PAUSE
+            or self.held > C_HELD_PAUSE
             or self.outstanding >= (limit // 2 if self.blocked else limit)
         )
 

@@ -220,9 +220,9 @@ cdef Py_ssize_t find_keyword(KeySpec* spec, const char* frame, const Arg* args, 
 
 
 cdef Py_ssize_t small_int(const char* p, Py_ssize_t n) noexcept nogil:
-    """A non-negative integer below a million, or -1."""
+    """A non-negative integer below ten millions, which no number of arguments reaches, or -1."""
     cdef Py_ssize_t v = 0, i
-    if n < 1 or n > 6:
+    if n < 1 or n > 7:
         return -1
     for i in range(n):
         if not c"0" <= p[i] <= c"9":

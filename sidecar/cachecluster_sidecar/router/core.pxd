@@ -110,6 +110,7 @@ cdef class Backend:
     cdef void flush(self)
     cdef void evict(self, Partition p)
     cdef Py_ssize_t take_replies(self, const char* p, Py_ssize_t n)
+    cdef void give_up_late(self, list late)
     cdef void take_reply(self, Request r, const char* p, Py_ssize_t n, list late)
     cdef void take_refusal(self, Request r, Partition p)
     cdef void take_internal(self, Request r, const char* p, Py_ssize_t n)
@@ -175,6 +176,7 @@ cdef class Client:
     cdef bint stalled            # waits until a backend's socket takes more
     cdef bint touched            # has replies to write
     cdef Py_ssize_t outstanding
+    cdef Py_ssize_t held         # bytes of replies whose turn has not come
     cdef Request head
     cdef Request tail
     cdef Buf rest                # an incomplete request, or what is not parsed yet
@@ -190,6 +192,7 @@ cdef class Client:
     cdef Request append(self)
     cdef void reply(self, bytes data)
     cdef void deliver(self, Request r, const char* p, Py_ssize_t n)
+    cdef void hold(self, Request r, const char* p, Py_ssize_t n)
     cdef void touch(self)
     cdef void settle(self)
     cdef void write_out(self)
@@ -266,7 +269,6 @@ cdef class Router:
     cdef void deliver(self, Request r, const char* p, Py_ssize_t n)
     cdef void fail(self, Request r, bytes error)
     cdef bytes moved(self, int slot, int partition)
-    cdef void give_up(self, list lost, Line behind, str reason)
     cdef void give_up_sent(self, list lost, Line behind, str reason)
     cdef int any_slot(self)
     cdef void time_request(self, Request r)

@@ -79,6 +79,8 @@ cdef enum:
     C_MAX_PIPELINE = 1024
     C_MAX_PEER_PIPELINE = 32768
     C_MAX_REQUEST = 603979776
+    C_OUTPUT_PAUSE = 262144
+    C_HELD_PAUSE = 16777216
     C_OUTPUT_MAX = 134217728
     C_BACKEND_PAUSE = 1048576
     C_LATENCY_MASK = 15
@@ -95,8 +97,10 @@ MAX_REQUEST_BYTES = C_MAX_REQUEST
 """One request, or what is kept of a client's requests that wait; then the client is disconnected."""
 KEEP_ALIVE_S = 300
 """Silence after which a client's connection is probed by TCP (Redis' tcp-keepalive)."""
-OUTPUT_PAUSE_BYTES = 262144
+OUTPUT_PAUSE_BYTES = C_OUTPUT_PAUSE
 """Replies that the socket has not taken yet, per client; then its commands wait."""
+HELD_PAUSE_BYTES = C_HELD_PAUSE
+"""Replies whose turn has not come, per client; then its commands wait."""
 OUTPUT_MAX_BYTES = C_OUTPUT_MAX
 """The same bound for replies to commands that were already on their way; then the client is disconnected."""
 BACKEND_PAUSE_BYTES = C_BACKEND_PAUSE

@@ -3,6 +3,8 @@
 cdef bytes OK = b"+OK\r\n"
 cdef bytes PONG = b"+PONG\r\n"
 cdef bytes CROSSSLOT = b"-CROSSSLOT Keys in request don't hash to the same slot\r\n"
+# First words of lines that a browser sends on behalf of a web page: what follows is not to be served, as in Redis.
+cdef tuple HTTP_WORDS = (b"post", b"host:")
 cdef enum:
     ERROR_WORD_BYTES = 128
 
@@ -97,6 +99,10 @@ cdef bint serve_unknown(Client c, const char* frame):
         c.reply(reply)
     elif c.over_limit:
         c.refuse(b"-ERR max number of clients reached\r\n")
+        c.closing = True
+    elif name.lower() in HTTP_WORDS:
+        c.router.counters.protocol += 1
+        c.refuse(b"-ERR Protocol error: this is no HTTP server\r\n")
         c.closing = True
     else:
         c.refuse(unknown_error(arguments))

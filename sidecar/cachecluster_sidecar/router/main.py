@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import gc
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -144,6 +145,12 @@ async def serve(options: argparse.Namespace) -> None:
     ready.cancel()
 
 
+def raise_file_limit() -> None:
+    """Every client is an open file: take as many as the process may have, not the default for shells (often 1024)."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Console entry point."""
     options = build_parser().parse_args(arguments)
@@ -152,6 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         format=f"%(asctime)s %(levelname)s router[{options.worker}] %(message)s",
         stream=sys.stderr,
     )
+    raise_file_limit()
     uvloop.run(serve(options))
 
 

@@ -143,7 +143,8 @@ cdef class Partition:
 
     cdef void confirm_when_idle(self):
         """Tell the agent that the generation is taken over once nothing is in flight at the engine."""
-        if self.confirm_due and (self.inflight == 0 or self.carrier is not self.engine):
+        # What is in flight may be at an engine that the routes name no more.
+        if self.confirm_due and (self.inflight == 0 or self.carrier.partition < 0):
             self.confirm_due = False
             self.cut_at = 0
             if self.router.confirm is not None:

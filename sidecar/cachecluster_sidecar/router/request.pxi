@@ -82,7 +82,7 @@ cdef class Split:
                 partly = True
             elif error is None or reply.startswith(b"-INDETERMINATE"):
                 error = reply
-        if partly and self.write and error.startswith(b"-TRYAGAIN"):
+        if partly and self.write and not error.startswith(b"-INDETERMINATE"):
             return (
                 b"-INDETERMINATE this command has keys in several partitions and was executed in some of them only: "
                 b"read before you write again; the others said: " + error[1:]

@@ -218,12 +218,6 @@ cdef class Router:
         host, port = (<Target>p.owner).address
         return b"-MOVED %d %s:%d\r\n" % (slot, host.encode(), port)
 
-    cdef void give_up(self, list lost, Line behind, str reason):
-        """As give_up_sent, and let the partitions go on."""
-        self.give_up_sent(lost, behind, reason)
-        for index in lost_partitions(lost):
-            (<Partition>self.lines[index]).left_flight()
-
     cdef void give_up_sent(self, list lost, Line behind, str reason):
         """These were sent, in this order, and their replies will not come or may not be told; `behind` follow them.
 
