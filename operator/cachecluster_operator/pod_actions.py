@@ -1,7 +1,8 @@
 """Carries out what `operator_step` wants done to pods, beside the control loop, which never waits for it.
 
 The step repeats an action until its effect shows in the pods. Here each is in flight at most once and repeated at most
-once a second; a failed one is simply asked for again.
+once a second; a failed one is simply asked for again. Pods are created by one decision at a time: a later one does not
+see those that are still being made, and would count them as missing when another number has become the lowest.
 """
 
 from __future__ import annotations
@@ -44,9 +45,11 @@ class PodActions:
         """Begin those that neither run now nor ended a moment ago. Returns at once."""
         now = self._clock()
         self._ended_at = {key: at for key, at in self._ended_at.items() if now - at < REPEAT_S}
+        busy = self._running.keys() | self._ended_at.keys()
+        creating = any(kind is CreatePod for kind, _ in busy)
         for action in actions:
             key = _key(action)
-            if key not in self._running and key not in self._ended_at:
+            if key not in busy and not (creating and isinstance(action, CreatePod)):
                 self._running[key] = asyncio.create_task(self._run(key, action))
 
     async def stop(self) -> None:
