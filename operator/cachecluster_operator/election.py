@@ -141,7 +141,7 @@ class Elector:
                     log.info("holding the Lease %s/%s", self._namespace, self._name)
                     return
             except (ApiError, Unreachable, TimeoutError) as error:
-                log.warning("the Lease %s/%s: %s", self._namespace, self._name, error or "no answer in time")
+                log.warning("the Lease %s/%s: %s", self._namespace, self._name, str(error) or "no answer in time")
             # Spread, or two candidates would collide at every step.
             await asyncio.sleep(self._timing.retry_period_s * random.uniform(1.0, 1.2))
 
@@ -198,7 +198,7 @@ class Elector:
         except Conflict:
             await self._reread(sent_at)
         except (ApiError, Unreachable, TimeoutError) as error:
-            log.warning("the Lease was not renewed: %s", error or "no answer in time")
+            log.warning("the Lease was not renewed: %s", str(error) or "no answer in time")
 
     async def _reread(self, sent_at: float) -> None:
         """After a conflict: an answer of mine that got lost, a label set by somebody, or another holder."""
@@ -206,7 +206,7 @@ class Elector:
             async with asyncio.timeout(self._timing.retry_period_s):
                 lease = await self._api.get(LEASE, self._namespace, self._name)
         except (ApiError, Unreachable, TimeoutError) as error:
-            log.warning("the Lease could not be read: %s", error or "no answer in time")
+            log.warning("the Lease could not be read: %s", str(error) or "no answer in time")
             return
         holder = ((lease or {}).get("spec") or {}).get("holderIdentity")
         if lease is None or holder != self._identity:
@@ -221,7 +221,7 @@ class Elector:
                 await self._api.replace(LEASE, self._lease | {"spec": free})
             log.info("gave the Lease %s/%s back", self._namespace, self._name)
         except (ApiError, Unreachable, TimeoutError) as error:
-            log.info("the Lease was not given back: %s", error or "no answer in time")
+            log.info("the Lease was not given back: %s", str(error) or "no answer in time")
 
 
 def _version(lease: Json) -> str:

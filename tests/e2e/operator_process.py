@@ -19,7 +19,8 @@ from tests.waiting import wait_until
 from cachecluster_devcluster.cluster import DevCluster
 
 IMAGE = "localhost/cachecluster:dev"
-QUICK_ELECTION = ("--lease-duration", "4", "--renew-deadline", "3", "--retry-period", "0.5")
+QUICK_ELECTION = ("--lease-duration", "8", "--renew-deadline", "6", "--retry-period", "1")
+"""As quick as a starved machine can bear; only for tests that wait for another operator to take over."""
 START_S = 30.0
 
 
@@ -40,7 +41,7 @@ class OperatorProcess:
         command = [
             *(sys.executable, "-m", "cachecluster_operator.main", "--kubeconfig", str(cluster.kubeconfig)),
             *("--namespace", namespace, "--operator-namespace", namespace, "--identity", identity),
-            *("--image", IMAGE, "--metrics-port", "0", *QUICK_ELECTION, *flags),
+            *("--image", IMAGE, "--metrics-port", "0", *flags),
         ]
         with log.open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output)

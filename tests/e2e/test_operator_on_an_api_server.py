@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from tests.e2e.bad_resources import CONDITIONED, Bad
-from tests.e2e.operator_process import Bench
+from tests.e2e.operator_process import QUICK_ELECTION, Bench
 from tests.waiting import wait_until
 
 from cachecluster_devcluster.cluster import DevCluster
@@ -192,14 +192,14 @@ def test_deleting_a_cluster_with_the_operator_stopped_leaves_nothing(bench: Benc
 
 
 def test_the_second_operator_takes_over_when_the_first_is_killed_or_stopped(bench: Bench) -> None:
-    first = bench.operator("a")
+    first = bench.operator("a", *QUICK_ELECTION)
     wait_until(lambda: bench.holder() == "a", PROMPT_S, "the first to lead")
-    second = bench.operator("b")
+    second = bench.operator("b", *QUICK_ELECTION)
     second.wait_for("waiting for the Lease")
     first.kill()
     took = wait_until(lambda: bench.holder() == "b", PROMPT_S, "the second to take over")
     print(f"taken over {took:.1f} s after SIGKILL")  # noqa: T201
-    third = bench.operator("c")
+    third = bench.operator("c", *QUICK_ELECTION)
     third.wait_for("waiting for the Lease")
     assert second.stop() == 0
     took = wait_until(lambda: bench.holder() == "c", PROMPT_S, "the third to take over")
@@ -207,9 +207,9 @@ def test_the_second_operator_takes_over_when_the_first_is_killed_or_stopped(benc
 
 
 def test_a_leader_that_was_frozen_finds_itself_replaced_and_ends(bench: Bench) -> None:
-    first = bench.operator("a")
+    first = bench.operator("a", *QUICK_ELECTION)
     wait_until(lambda: bench.holder() == "a", PROMPT_S, "the first to lead")
-    bench.operator("b")
+    bench.operator("b", *QUICK_ELECTION)
     first.pause()
     try:
         wait_until(lambda: bench.holder() == "b", PROMPT_S, "the second to take over")
