@@ -109,6 +109,8 @@ cdef class Client:
                 log.warning("client %d sent a request of more than %d bytes: disconnected", self.id, MAX_REQUEST_BYTES)
                 self.closing = True
                 self.transport.abort()
+        if self.rest.len == 0:
+            self.transaction = False
         self.router.settle_touched()
 
     cdef void take_in(self, Py_ssize_t n):

@@ -175,6 +175,7 @@ cdef class Client:
     cdef bint write_paused
     cdef bint stalled            # waits until a backend's socket takes more
     cdef bint touched            # has replies to write
+    cdef bint transaction        # its MULTI was refused: what came with it is not executed
     cdef Py_ssize_t outstanding
     cdef Py_ssize_t held         # bytes of replies whose turn has not come
     cdef Request head

@@ -17,6 +17,8 @@ cdef bint serve(Client c, const char* frame, Py_ssize_t n):
     cdef Command* command = router.table.find(frame + scan.head[0].at, scan.head[0].len)
     if c.over_limit or command == NULL:
         return serve_unknown(c, frame)
+    if c.transaction and not_executed(c, name_of(command)):
+        return True
     if command.container and scan.argc > 1:
         container = command
         command = router.table.find_sub(container, frame + scan.head[1].at, scan.head[1].len)
@@ -36,6 +38,20 @@ cdef bint serve(Client c, const char* frame, Py_ssize_t n):
         return serve_here(c, command, frame)
     router.counters.unserved += 1
     c.refuse(unserved_error(command, router.table.entries[command.index]))
+    c.transaction = command.name_len == 5 and memcmp(command.name, b"multi", 5) == 0
+    return True
+
+
+cdef bint not_executed(Client c, bytes name):
+    """Refuses a command that came in one go with a refused MULTI: its client is told that nothing was executed."""
+    if name in (b"exec", b"discard", b"reset", b"quit"):
+        c.transaction = False
+        if name != b"exec":
+            return False
+        c.refuse(b"-EXECABORT Transaction discarded because of previous errors.\r\n")
+    else:
+        c.refuse(b"-ERR '" + name + b"' was not executed: 'multi' before it " + NOT_SERVED.encode() + b"\r\n")
+    c.router.counters.unserved += 1
     return True
 
 
