@@ -5,7 +5,7 @@ Every function answers with the next entry and the reason, or with nothing; none
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from .hashring import CopyId, Entry, State
@@ -200,7 +200,7 @@ def sealed(facts: Facts) -> list[tuple[CopyId, CopyReport]]:
     return found
 
 
-def promoted(facts: Facts, first_choice: str) -> Entry | None:
+def promoted(facts: Facts, first_choice: Callable[[], str]) -> Entry | None:
     """The Stable entry that ends an election, None while it cannot end (O2, O3).
 
     Of the sealed copies the one with the highest rank leads; of equal ranks one on a pod that is not ending, then the
@@ -217,7 +217,10 @@ def promoted(facts: Facts, first_choice: str) -> Entry | None:
     if not is_silent(facts):
         return None
     staying = [item for item in candidates if not facts.ending(item[0].pod)] or candidates
-    best, report = max(staying, key=lambda item: (item[1].term, item[1].offset, item[0].pod == first_choice, item[0]))
+    highest = max((report.term, report.offset) for _, report in staying)
+    equal = [item for item in staying if (item[1].term, item[1].offset) == highest]
+    preferred = first_choice() if len(equal) > 1 else ""
+    best, report = max(equal, key=lambda item: (item[0].pod == preferred, item[0]))
     isr = tuple(sorted(copy for copy, _ in candidates))
     assert best in facts.entry.isr and report.sealed_epoch == facts.entry.epoch, "promoted outside the sealed set"
     left = {copy.pod for copy in facts.entry.isr} - {copy.pod for copy in isr}
@@ -266,7 +269,7 @@ def _unreachable_since(facts: Facts, copy: CopyId) -> float | None:
     return known if agent.unreachable_since is None else max(known, agent.unreachable_since)
 
 
-def begun(facts: Facts, first_choice: str) -> Entry | None:
+def begun(facts: Facts, first_choice: Callable[[], str]) -> Entry | None:
     """The Stable entry that begins the life of a Vacant or Lost partition: a fresh, empty copy serves.
 
     The placement's first choice leads, so that primaries are balanced from the start; another learner does when that
@@ -286,9 +289,12 @@ def begun(facts: Facts, first_choice: str) -> Entry | None:
             ready[pod] = report.run_id
     placed = facts.view.memory.placed.get((facts.partition, facts.entry.learners))
     late = facts.passed(placed, facts.view.timing.first_choice_wait)
-    if not ready or (first_choice not in ready and facts.usable(first_choice) and not late):
+    if not ready:
         return None
-    pod = first_choice if first_choice in ready else min(ready)
+    preferred = first_choice()
+    if preferred not in ready and facts.usable(preferred) and not late:
+        return None
+    pod = preferred if preferred in ready else min(ready)
     primary = CopyId(pod, ready[pod])
     return facts.entry.changed(
         state=State.STABLE,

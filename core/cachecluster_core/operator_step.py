@@ -8,7 +8,9 @@ on. All that a pass decides about all partitions goes into one write.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache, partial
 
 from . import election, rebuild
 from .hashring import CopyId, Entry, HashRing, Member, State
@@ -80,7 +82,8 @@ def operator_step(view: OperatorView) -> OperatorDecision:
     if view.map is None:
         return _make_map(view, actions)
     decided, wakes = _decide_entries(view, view.map)
-    entries = repair(view, decided)
+    # Placing all copies takes up to a second in a large cluster: a fail-over must not wait for it.
+    entries = repair(view, decided) if decided == view.map.entries else decided
     _check_changes(view.map.entries, entries)
     ring = replace(view.map, members=_members(view, entries), entries=entries, settings=view.settings)
     ring.check()
@@ -116,17 +119,20 @@ def _facts(view: OperatorView, ring: HashRing) -> list[election.Facts]:
 
 
 def _decide_entries(view: OperatorView, ring: HashRing) -> tuple[tuple[Entry, ...], list[float]]:
-    wanted = targets(view, ring.entries)
+    wanted = cache(lambda: targets(view, ring.entries))
+
+    def first_choice(partition: int) -> str:
+        return next(iter(wanted()[partition]), "")
+
     entries: list[Entry] = []
     wakes: list[float] = []
     for facts in _facts(view, ring):
-        first_choice = wanted[facts.partition][0] if wanted[facts.partition] else ""
-        entries.append(_next_entry(facts, first_choice))
+        entries.append(_next_entry(facts, partial(first_choice, facts.partition)))
         wakes += facts.wakes
     return tuple(entries), wakes
 
 
-def _next_entry(facts: election.Facts, first_choice: str) -> Entry:
+def _next_entry(facts: election.Facts, first_choice: Callable[[], str]) -> Entry:
     """At most one change of one entry."""
     rebuilt = rebuild.rebuilt_entry(facts.view, facts.partition)
     if rebuilt is not None:

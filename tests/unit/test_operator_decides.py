@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from cachecluster_core import repair
 from cachecluster_core.hashring import CopyId, Entry, HashRing, Member, Settings, State
 from cachecluster_core.operator_step import (
     OperatorDecision,
@@ -140,3 +141,19 @@ def test_nothing_is_decided_from_a_restored_map_until_every_pod_has_told_what_it
     agents["uid-c"] = heard("uid-c")
     rebuilt = decided(view(restored, agents, known_for=10.0))
     assert (rebuilt.state, rebuilt.epoch, rebuilt.isr) == (State.ELECTING, 6, (A, B))
+
+
+def test_a_failover_is_decided_without_placing_copies_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_slow(*arguments: object) -> None:
+        raise AssertionError("placing the copies of a large cluster takes a second")
+
+    monkeypatch.setattr(repair, "place", too_slow)
+    dead = CopyReport(Process.DEAD, "ra", 5, shut_epoch=5)
+    agents = {"uid-a": heard("uid-a", dead), "uid-b": heard("uid-b", following("rb")), "uid-c": heard("uid-c")}
+    electing = decided(view(STABLE, agents))
+    assert (electing.state, electing.former) == (State.ELECTING, A)
+    agents |= {
+        "uid-a": heard("uid-a", replace(dead, epoch=6, shut_epoch=6)),
+        "uid-b": heard("uid-b", sealed("rb", 100)),
+    }
+    assert decided(view(electing, agents)).primary == B
