@@ -190,7 +190,8 @@ class _CopyStep:
         self.gate_change = GateChange(self.partition, entry.epoch, entry.epoch, deadline, not unchanged)
 
     def _required(self, entry: Entry) -> tuple[CopyId, ...]:
-        """The map's in-sync set and the learners that have caught up; at the same epoch it only grows."""
+        """The map's in-sync set and the learners that have caught up; at the same epoch it only grows, but for
+        processes whose successor on the same pod is attached: they have ended."""
         floor = self.copy.settled_offset - self._max_lag()
         ready = {
             replica.copy
@@ -201,6 +202,8 @@ class _CopyStep:
             and replica.offset >= floor
         }
         already = set(self.marks.required) if self.marks.required_epoch == entry.epoch else set()
+        replaced = {copy.pod for copy in ready}
+        already = {copy for copy in already if copy.pod not in replaced}
         return tuple(sorted(set(entry.isr) | ready | already))
 
     def _max_lag(self) -> int:

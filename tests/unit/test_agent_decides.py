@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from cachecluster_core.agent_step import HUNG_S, AgentView, Command, CopyView, GateView, Restart, agent_step
+from cachecluster_core.agent_step import (
+    HUNG_S,
+    AgentView,
+    Attached,
+    Command,
+    CopyView,
+    GateView,
+    Restart,
+    agent_step,
+)
 from cachecluster_core.hashring import CopyId, Entry, HashRing, Member, State
-from cachecluster_core.pod_table import Marks
+from cachecluster_core.pod_table import Marks, encode_marks
 from cachecluster_core.report import Process
 
 pytestmark = pytest.mark.t0
@@ -37,3 +46,16 @@ def test_a_redis_that_hangs_in_the_in_sync_set_is_left_alone(run_id: str) -> Non
     entry = Entry(epoch=5, state=State.ELECTING, isr=(HERE, THERE), former=HERE, term=4)
     hanging = CopyView(Process.SILENT, run_id, silent_s=1000.0)
     assert not commands(entry, hanging, Marks(seen_epoch=5, rank_term=4, run_id="ra"))
+
+
+def test_a_learner_that_starts_anew_again_and_again_does_not_outgrow_the_marks() -> None:
+    entry = Entry(epoch=5, state=State.STABLE, primary=HERE, isr=(HERE,), learners=("uid-b",), term=5)
+    ring = HashRing("demo", MEMBERS, (entry,), version="7")
+    marks = Marks(seen_epoch=5, rank_term=5, run_id="ra", required=(HERE,), required_epoch=5)
+    for number in range(100):
+        learner = CopyId("uid-b", f"{number:040d}")
+        copy = CopyView(Process.UP, "ra", attached=(Attached(learner, online=True, offset=10),))
+        gates = {0: GateView(5, 1, 10**12, confirmed=True)}
+        marks = agent_step(AgentView("uid-a", ring, 1, 2, {}, {0: marks}, gates, {0: copy})).marks[0]
+        encode_marks(marks, 1)
+    assert marks.required == (HERE, learner)
