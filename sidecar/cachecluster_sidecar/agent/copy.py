@@ -144,6 +144,10 @@ class LocalCopy:
             future = connection.request([STATE_SECTIONS if self._polls % self._pace.figures_every else SECTIONS])
             future.add_done_callback(self._polled)
 
+    def hasten(self) -> None:
+        """Look again soon: a learner is being filled from here, and how far it is shows only in the primary's INFO."""
+        self.due = min(self.due, self._loop.time() + self._pace.syncing)
+
     def execute(self, command: Command, settings: Mapping[str, str]) -> None:
         """Carry out a command of the step, in a task of its own; the view is busy until it ended.
 

@@ -82,6 +82,7 @@ class AgentLoop:
         self._copies: dict[int, LocalCopy] = {}
         self._processes: dict[int, Process] = {}
         self._ring: HashRing | None = None
+        self._filling: tuple[int, ...] = ()
         self._sent_ns = 0
         self._margin_s = 0.0
         self._wake = asyncio.Event()
@@ -112,6 +113,8 @@ class AgentLoop:
             if self._table is None:
                 self._open_table(len(read.ring.entries))
             self._remembered.take(read.ring)
+        if read.ring is not self._ring:
+            self._filling = _filled_from(read.ring, self._identity.pod)
         self._ring, self._sent_ns = read.ring, read.sent_ns
         self._tell_routes()
         if self._hub is not None:
@@ -174,6 +177,9 @@ class AgentLoop:
             for copy in self._copies.values():
                 if copy.due <= now:
                     copy.poll(now)
+            for partition in self._filling:
+                if (filling := self._copies.get(partition)) is not None:
+                    filling.hasten()
             if self._wake.is_set() or next_tick <= now:
                 self._wake.clear()
                 next_tick = (now // TICK_S + 1) * TICK_S
@@ -317,3 +323,13 @@ class AgentLoop:
         pod = self._identity.pod
         sockets = {p: str(self._engine.files.socket(p)) for p in local_partitions(self._ring, pod)}
         self._hub.set_routes(build_routes(self._ring, pod, self._cluster_port, sockets, version))
+
+
+def _filled_from(ring: HashRing | None, pod: str) -> tuple[int, ...]:
+    """The partitions whose learners are filled from this pod's primaries."""
+    entries = ring.entries if ring is not None else ()
+    return tuple(
+        partition
+        for partition, entry in enumerate(entries)
+        if entry.learners and entry.primary is not None and entry.primary.pod == pod
+    )
