@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.waiting import wait_until
 
 ANSWER_S = 30.0
 WHOLE_S = 90.0
+LEADER_S = 40.0
 POLL_S = 0.1
 
 
@@ -105,18 +107,30 @@ class Fault:
         assert primary is not None, view.ring.entries[partition]
         return view.pod(primary.pod)
 
-    def leader_node(self) -> str:
-        """The node of the operator that leads."""
+    def busiest_pod(self) -> Json:
+        """The pod that leads most partitions."""
+        view = self.cache.view()
+        assert view.ring is not None
+        leads = Counter(entry.primary.pod for entry in view.ring.entries if entry.primary is not None)
+        return view.pod(leads.most_common(1)[0][0])
+
+    def lead_elsewhere(self, node: str) -> None:
+        """See that the leading operator is not on this node: a fault of the node is to be one of the data only."""
+        system = ("--namespace", self.operator.namespace)
+        pod, where = self._leader()
+        if where != node:
+            return
+        self.operator.cluster.kubectl(*system, "delete", "pod", pod, "--wait=true")
+        wait_until(lambda: self._leader()[1] not in ("", node), LEADER_S, "another operator leads")
+
+    def _leader(self) -> tuple[str, str]:
+        """Name and node of the operator that holds the Lease; '' while there is none."""
         system = ("--namespace", self.operator.namespace)
         lease = json.loads(self.operator.cluster.kubectl(*system, "get", "lease", self.operator.name, "-o", "json"))
-        holder = lease["spec"]["holderIdentity"]
-        node = self.operator.cluster.kubectl(*system, "get", "pod", holder, "-o", "jsonpath={.spec.nodeName}")
-        return node.strip()
-
-    def pod_beside_the_leader(self) -> Json:
-        """A pod of the cluster on a node that does not run the leading operator."""
-        leader = self.leader_node()
-        return next(pod for pod in self.cache.view().pods if pod["spec"]["nodeName"] != leader)
+        holder = lease["spec"].get("holderIdentity") or ""
+        pods = json.loads(self.operator.cluster.kubectl(*system, "get", "pods", "-o", "json"))["items"]
+        nodes = {pod["metadata"]["name"]: pod["spec"].get("nodeName", "") for pod in pods}
+        return holder, nodes.get(holder, "")
 
     def wait_replaced(self, pod: Json, seconds: float = WHOLE_S) -> None:
         """Until a deleted pod's object is gone."""

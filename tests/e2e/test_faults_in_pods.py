@@ -97,8 +97,9 @@ def _two_nodes_tell_it(view: View, pod: Json) -> str | None:
 
 
 def test_a_node_is_cut_off_and_healed(node_fault: Fault) -> None:
-    fault, pod = node_fault, node_fault.pod_beside_the_leader()
+    fault, pod = node_fault, node_fault.busiest_pod()
     node = pod["spec"]["nodeName"]
+    fault.lead_elsewhere(node)
     fault.strike("node cut from the network", lambda: fault.cache.cluster.cut(node))
     fault.cache.wait_whole(60, nodes=2)
     assert _two_nodes_tell_it(fault.cache.view(), pod) is None
@@ -107,8 +108,9 @@ def test_a_node_is_cut_off_and_healed(node_fault: Fault) -> None:
 
 
 def test_a_node_is_killed_and_started_again(node_fault: Fault) -> None:
-    fault, pod = node_fault, node_fault.pod_beside_the_leader()
+    fault, pod = node_fault, node_fault.busiest_pod()
     node = pod["spec"]["nodeName"]
+    fault.lead_elsewhere(node)
     fault.strike("node killed", lambda: fault.cache.cluster.kill(node))
     wait_until(lambda: _two_nodes_tell_it(fault.cache.view(), pod) is None, 30, "status tells of the lost node")
     fault.cache.cluster.start(node)
