@@ -258,7 +258,8 @@ cdef class Client:
     cdef void write_out(self):
         if self.out.len == 0:
             return
-        if self.write_paused and self.transport.get_write_buffer_size() + self.out.len > C_OUTPUT_MAX:
+        # A peer is never cut for this: it relays for many clients, and reads or is gone.
+        if not self.peer and self.write_paused and self.transport.get_write_buffer_size() + self.out.len > C_OUTPUT_MAX:
             log.warning("client %d does not read its replies: disconnected", self.id)
             self.closing = True
             self.transport.abort()

@@ -29,10 +29,15 @@ def node_id(uid: str) -> str:
     return hashlib.sha1(uid.encode()).hexdigest()
 
 
-def runs(routes: Routes) -> Iterator[Run]:
-    """The served slots as few ranges, in order."""
+def runs(routes: Routes, served_only: bool = False) -> Iterator[Run]:
+    """The slots as few ranges, in order. A partition without a primary is shown as this pod's, unless `served_only`.
+
+    Clients give up on slots that nobody has; sent here, a command waits until the partition is served again, or is
+    told where.
+    """
     current: Run | None = None
-    for partition, primary in enumerate(routes["primaries"]):
+    for partition, known in enumerate(routes["primaries"]):
+        primary = known if known in routes["members"] or served_only else routes["self"]
         if primary not in routes["members"]:
             continue
         first, last = slot_range(partition, routes["partitions"])
@@ -128,8 +133,8 @@ def _nodes(routes: Routes) -> Iterator[str]:
 
 
 def _info(routes: Routes) -> str:
-    served = sum(run.last - run.first + 1 for run in runs(routes))
-    primaries = {run.primary for run in runs(routes)}
+    served = sum(run.last - run.first + 1 for run in runs(routes, served_only=True))
+    primaries = {run.primary for run in runs(routes, served_only=True)}
     epoch = max(routes["epochs"], default=0)
     fields = {
         "cluster_state": "ok" if served == SLOTS else "fail",
