@@ -58,6 +58,11 @@ class Facts:
         known = self.pods.get(pod)
         return known is not None and not known.terminating and not known.failed and self.agent(pod).reporting
 
+    def has_router(self, pod: str) -> bool:
+        """At least one router of the pod knows its gates: clients could be served there."""
+        report = self.agent(pod).report
+        return report is not None and report.routers > 0
+
     def may_report(self, pod: str) -> bool:
         """An unsuspected agent: one that reports, or that this operator gives time for its first report."""
         return self.agent(pod).suspicion in (Suspicion.NONE, Suspicion.UNKNOWN)
@@ -111,8 +116,10 @@ def can_lead(facts: Facts, copy: CopyId) -> bool:
 
 
 def has_open_gate(facts: Facts, primary: CopyId) -> bool:
-    """Evidence that the primary serves: its agent reports the gate open and redis answering."""
+    """Evidence that the primary serves: an open gate, a router that knows it, and a redis that answers."""
     report = facts.copy(primary.pod)
+    if not facts.has_router(primary.pod):
+        return False
     silent = report is not None and report.process is Process.SILENT
     return report is not None and report.gate_epoch != 0 and report.run_id == primary.run_id and not silent
 
@@ -146,7 +153,7 @@ def _trouble(facts: Facts, primary: CopyId, name: str) -> str | None:
         return f"{name} is being deleted"
     authority = facts.view.settings.authority_s * facts.view.timing.clock_rate
     if facts.agent(primary.pod).reporting and facts.passed(facts.ungated_since, authority):
-        return f"{name} cannot open the gate or its redis is silent"
+        return f"{name} cannot open the gate, or its router or redis is silent"
     return None
 
 
@@ -285,6 +292,7 @@ def begun(facts: Facts, first_choice: Callable[[], str]) -> Entry | None:
             and report.epoch >= facts.entry.epoch
             and report.born_epoch >= facts.entry.epoch
             and facts.usable(pod)
+            and facts.has_router(pod)
         ):
             ready[pod] = report.run_id
     placed = facts.view.memory.placed.get((facts.partition, facts.entry.learners))

@@ -46,16 +46,16 @@ def rebuilt_entry(view: OperatorView, partition: int) -> Entry | None:
     if best is not None and best.epoch == floor:
         if best.state in (State.VACANT, State.LOST):
             return Entry(floor + 1, best.state, learners=best.learners, reason="the map was rebuilt", since=view.wall)
-        isr, former = best.isr, best.primary or best.former
+        isr = best.isr
     elif intact:
-        isr, former = intact, None
+        isr = intact
     else:
         return Entry(floor + 1, State.LOST, reason="the map was rebuilt; no copy is left", since=view.wall)
     entry = Entry(
         epoch=floor + 1,
         state=State.ELECTING,
         isr=isr,
-        former=former,
+        former=None,  # another may have been promoted by a map that only its own agent saw: time alone proves silence
         term=0 if best is None else best.term,
         learners=() if best is None else tuple(pod for pod in best.learners if pod not in {c.pod for c in isr}),
         reason="the map was rebuilt from what the agents know",

@@ -179,12 +179,15 @@ class ControlLoop:
             async with asyncio.timeout(max(0.0, until - now)):
                 await self._awake.wait()
         except TimeoutError:
-            if self._clock() - until > STALL_S:
-                logger.warning(
-                    "%s: woke %.1f s late; silence until now proves nothing", self.name, self._clock() - until
-                )
-                for track in self._tracks.values():
-                    track.excuse(self._clock())
+            self._excuse_all_after(until)
+
+    def _excuse_all_after(self, due: float) -> None:
+        """This process should have gone on at `due`: when it is much later, reports may be waiting unread."""
+        now = self._clock()
+        if now - due > STALL_S:
+            logger.warning("%s: stalled for %.1f s; silence until now proves nothing", self.name, now - due)
+            for track in self._tracks.values():
+                track.excuse(now)
 
     def _look(self) -> None:
         """Take stock of the suspicions; wake the step when one changed."""
@@ -207,6 +210,7 @@ class ControlLoop:
         try:
             self._memory = remember(view)
             decision = self._step(replace(view, memory=self._memory))
+            self._excuse_all_after(view.now)
         except Exception:
             logger.exception("%s: operator_step failed", self.name)
             self._step_errors += 1

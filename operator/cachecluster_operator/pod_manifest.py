@@ -89,7 +89,7 @@ def build_pod(key: ClusterKey, cluster: Json, spec: CacheClusterSpec, number: in
             "annotations": dict(spec.pod_annotations) | _annotations(spec),
             "ownerReferences": [owner_reference(cluster)],
         },
-        "spec": _pod_spec(key, spec, spec.image or image, secret_name(key, cluster)),
+        "spec": _pod_spec(key, cluster, spec, spec.image or image),
     }
 
 
@@ -104,7 +104,7 @@ def _annotations(spec: CacheClusterSpec) -> dict[str, str]:
     }
 
 
-def _pod_spec(key: ClusterKey, spec: CacheClusterSpec, image: str, secret: str) -> Json:
+def _pod_spec(key: ClusterKey, cluster: Json, spec: CacheClusterSpec, image: str) -> Json:
     pod: Json = {
         "serviceAccountName": account_name(key),
         "automountServiceAccountToken": False,
@@ -119,9 +119,9 @@ def _pod_spec(key: ClusterKey, spec: CacheClusterSpec, image: str, secret: str) 
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "topologySpreadConstraints": _spread(key, spec),
-        "volumes": _volumes(secret),
+        "volumes": _volumes(secret_name(key, cluster)),
         "initContainers": [_redis_container(spec, image)],
-        "containers": [_sidecar_container(key, spec, image)],
+        "containers": [_sidecar_container(key, cluster, spec, image)],
     }
     if spec.node_selector:
         pod["nodeSelector"] = dict(spec.node_selector)
@@ -144,10 +144,10 @@ def _redis_container(spec: CacheClusterSpec, image: str) -> Json:
     }
 
 
-def _sidecar_container(key: ClusterKey, spec: CacheClusterSpec, image: str) -> Json:
+def _sidecar_container(key: ClusterKey, cluster: Json, spec: CacheClusterSpec, image: str) -> Json:
     ports = {"redis": CLIENT_PORT, "cluster": CLUSTER_PORT, "agent": AGENT_PORT, "metrics": METRICS_PORT}
     return _container("sidecar", image, SIDECAR_COMMAND, spec) | {
-        "env": _environment(key, spec),
+        "env": _environment(key, cluster["metadata"]["uid"], spec),
         "ports": [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()],
         "readinessProbe": _probe("/readyz", period_s=1, failures=3),
         # Patient: ending the container ends its routers too. An agent that hangs has lost its authority long before.
@@ -177,8 +177,9 @@ def _container(name: str, image: str, script: str, spec: CacheClusterSpec) -> Js
     }
 
 
-def _environment(key: ClusterKey, spec: CacheClusterSpec) -> list[Json]:
+def _environment(key: ClusterKey, cluster_uid: str, spec: CacheClusterSpec) -> list[Json]:
     values = {
+        "CLUSTER_UID": cluster_uid,
         "NAME": key.name,
         "NAMESPACE": key.namespace,
         # By address, not by name: the way to the map must not depend on cluster DNS.

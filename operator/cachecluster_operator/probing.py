@@ -117,6 +117,7 @@ class Prober:
 
     async def _round(self, track: AgentTrack) -> None:
         probes: list[Coroutine[Any, Any, None]] = [self._own_probe(track)]
+        track.begin_round()
         probes += [self._peer_probe(track, peer) for peer in self._world.peers_of(track.uid)]
         await asyncio.gather(*probes)
 

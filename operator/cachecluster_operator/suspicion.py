@@ -89,6 +89,7 @@ class AgentTrack:
     heard_at: float | None = None
     reset: bool = False
     verdict: Verdict = Verdict.NONE
+    round_verdict: Verdict = Verdict.NONE
     refused_at: float | None = None
     terminated: bool = False
 
@@ -101,8 +102,12 @@ class AgentTrack:
         """A probe that began at `began_at` ended. Refusals count only while the address is certainly the pod's."""
         if probed.refused and owns_address:
             self.refused_at = max(began_at, self.refused_at or began_at)
-        if by_peer:
-            self.verdict = probed.verdict
+        if by_peer and self.round_verdict is not Verdict.AUTHORITY:
+            self.verdict = self.round_verdict = probed.verdict
+
+    def begin_round(self) -> None:
+        """Peers are asked again: of their answers in one round, one that saw authority outweighs the others."""
+        self.round_verdict = Verdict.NONE
 
     def excuse(self, now: float) -> None:
         """This operator itself was stalled: reports may be waiting unread, so silence until now proves nothing."""

@@ -321,7 +321,7 @@ class _Frozen(dict):  # type: ignore[type-arg]
 
 
 def _frozen(made: Report) -> Report:
-    return replace(made, authority_s=0.0, copies=_Frozen(made.copies), entries=_Frozen(made.entries))
+    return replace(made, authority_s=0.0, routers=1, copies=_Frozen(made.copies), entries=_Frozen(made.entries))
 
 
 def _remember(view: o.OperatorView) -> o.Memory:

@@ -29,6 +29,7 @@ class FakeApi:
         self.version = 1
         self.epoch = 1
         self.mode = "ok"
+        self.owner = "ours"
         self.gets: list[tuple[str, str]] = []
         self.watches: list[dict[str, str]] = []
         self.events: asyncio.Queue[bytes] = asyncio.Queue()
@@ -36,7 +37,9 @@ class FakeApi:
 
     def object(self) -> dict[str, Any]:
         ring = HashRing("demo", entries=(Entry(epoch=self.epoch),))
-        return {"metadata": {"name": "demo", "resourceVersion": str(self.version)}, "spec": ring.to_spec()}
+        owner = {"kind": "CacheCluster", "name": "demo", "uid": self.owner}
+        metadata = {"name": "demo", "resourceVersion": str(self.version), "ownerReferences": [owner]}
+        return {"metadata": metadata, "spec": ring.to_spec()}
 
     def change(self) -> None:
         self.version += 1
@@ -92,7 +95,7 @@ class Client:
         self.reads: list[MapRead] = []
         self.attempts: list[bool] = []
         self.now = 0
-        server = ApiServer(api.url, "ns", "demo", token_file)
+        server = ApiServer(api.url, "ns", "demo", token_file, owner_uid="ours")
         self.maps = MapClient(
             server, self.reads.append, lambda _, succeeded: self.attempts.append(succeeded), times, self._clock
         )
@@ -241,3 +244,15 @@ def test_a_remembered_map_that_makes_no_sense_counts_as_none(tmp_path: Path) -> 
     remembered = Remembered(path)
     remembered.load()
     assert remembered.taken == {}
+
+
+async def test_the_map_of_an_earlier_cluster_of_the_same_name_is_none(api: FakeApi) -> None:
+    api.owner = "an earlier one"
+    client = Client(api)
+    try:
+        await until(lambda: len(client.reads) >= 2)
+        assert all(read.ring is None for read in client.reads)
+        api.owner = "ours"
+        await until(lambda: client.reads[-1].ring is not None)
+    finally:
+        await client.stop()

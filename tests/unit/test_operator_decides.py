@@ -9,6 +9,7 @@ import pytest
 from cachecluster_core import repair
 from cachecluster_core.hashring import CopyId, Entry, HashRing, Member, Settings, State
 from cachecluster_core.operator_step import (
+    Memory,
     OperatorDecision,
     OperatorView,
     Pod,
@@ -52,7 +53,7 @@ def sealed(run_id: str, offset: int, entry: Entry = ELECTING) -> CopyReport:
 def heard(pod: str, copy: CopyReport | None = None, entries: dict[int, Entry] | None = None) -> PodView:
     """An agent that reports now."""
     copies = {} if copy is None else {0: copy}
-    return PodView(Report(pod, "i", "7", 2.0, copies, entries or {}), NOW, Suspicion.NONE)
+    return PodView(Report(pod, "i", "7", 2.0, copies, entries or {}, routers=1), NOW, Suspicion.NONE)
 
 
 def view(
@@ -157,3 +158,14 @@ def test_a_failover_is_decided_without_placing_copies_anew(monkeypatch: pytest.M
         "uid-b": heard("uid-b", sealed("rb", 100)),
     }
     assert decided(view(electing, agents)).primary == B
+
+
+def test_a_primary_whose_router_does_not_come_back_is_replaced() -> None:
+    without = heard("uid-a", serving())
+    assert without.report is not None
+    without = replace(without, report=replace(without.report, routers=0))
+    agents = {"uid-a": without, "uid-b": heard("uid-b", following("rb")), "uid-c": heard("uid-c")}
+    first = view(STABLE, agents)
+    assert remember(first).ungated == {(0, 5): NOW}
+    for since, state in ((NOW - 3.0, State.STABLE), (NOW - 3.5, State.ELECTING)):
+        assert decided(replace(first, memory=Memory(ungated={(0, 5): since}))).state is state

@@ -72,6 +72,17 @@ def test_a_peer_that_finds_an_open_gate_does_not_confirm_and_takes_a_confirmatio
     assert believed(track, 10.7) is Suspicion.SUSPECTED
 
 
+def test_within_a_round_a_peer_that_saw_authority_outweighs_one_that_got_no_answer() -> None:
+    track = AgentTrack("uid", "10.0.0.1", 0.0)
+    track.begin_round()
+    track.take_probe(SERVING, 1.0, by_peer=True, owns_address=True)
+    track.take_probe(Probed(Answer.TIMEOUT, Answer.TIMEOUT), 1.1, by_peer=True, owns_address=True)
+    assert track.verdict is Verdict.AUTHORITY
+    track.begin_round()
+    track.take_probe(Probed(Answer.TIMEOUT, Answer.TIMEOUT), 2.0, by_peer=True, owns_address=True)
+    assert track.verdict is Verdict.NO_AUTHORITY
+
+
 def test_the_operators_own_probe_confirms_nothing_but_is_evidence_of_silence() -> None:
     track = reporting()
     track.reset = True

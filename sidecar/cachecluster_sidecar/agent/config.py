@@ -26,6 +26,7 @@ class AgentConfig:
     namespace: str
     pod_name: str
     pod_uid: str
+    cluster_uid: str
     host: str
     api_server: str
     token_file: Path | None
@@ -73,6 +74,7 @@ def parse_config(arguments: Sequence[str], environment: Mapping[str, str] = os.e
         namespace=flags.namespace,
         pod_name=flags.pod_name,
         pod_uid=flags.pod_uid,
+        cluster_uid=flags.cluster_uid or "",
         host=flags.host,
         api_server=flags.api_server,
         token_file=flags.token_file,
@@ -115,6 +117,7 @@ def _make_parser(environment: Mapping[str, str]) -> _Parser:
     flag("namespace", "namespace of the cluster")
     flag("pod-name", "name of this pod")
     flag("pod-uid", "UID of this pod: its identity in the map")
+    flag("cluster-uid", "UID of the CacheCluster: a map that belongs to another one is none", optional=True)
     flag("host", "address of this pod; every port is bound on it")
     flag("api-server", "URL of the API server, or of what stands in for it")
     flag(

@@ -98,9 +98,9 @@ class AgentLoop:
         header = read_header(self._table_path)
         if header is not None:
             self._open_table(header[0])
-        for partition in self._supervisor.partitions():
-            adopted = self._marks.get(partition, Marks()).run_id
-            await self._copy(partition).attach(adopted)
+        found = self._supervisor.partitions()
+        adopted = (self._copy(p).attach(self._marks.get(p, Marks()).run_id) for p in found)
+        await asyncio.gather(*adopted)
 
     def wake(self) -> None:
         """Something changed: step soon."""

@@ -59,7 +59,9 @@ class Agent:
         token = _read_secret(config, "peer-token")
         metrics = SidecarMetrics(config.namespace, config.name, config.pod_name)
         agent_loop = self._make_loop(metrics, lambda report: server.publish(report))
-        api = ApiServer(config.api_server, config.namespace, config.name, config.token_file, config.ca_file)
+        api = ApiServer(
+            config.api_server, config.namespace, config.name, config.token_file, config.ca_file, config.cluster_uid
+        )
         maps = MapClient(api, agent_loop.take_read, agent_loop.read_attempted)
         server = AgentServer(config.pod_uid, token, agent_loop, maps)
         hub = RouterHub(

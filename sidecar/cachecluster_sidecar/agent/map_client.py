@@ -43,13 +43,18 @@ class MapRead:
 
 @dataclass(frozen=True, slots=True)
 class ApiServer:
-    """How to reach the API server. The token is read again for every request: projected tokens rotate."""
+    """How to reach the API server. The token is read again for every request: projected tokens rotate.
+
+    `owner_uid` is the CacheCluster's: the map of an earlier cluster of the same name may still be there when this one
+    starts, and must not be taken for ours ('' takes every map).
+    """
 
     url: str
     namespace: str
     name: str
     token_file: Path | None = None
     ca_file: Path | None = None
+    owner_uid: str = ""
 
     @property
     def collection(self) -> str:
@@ -60,6 +65,11 @@ class ApiServer:
     def object(self) -> str:
         """URL of the map."""
         return f"{self.collection}/{self.name}"
+
+    def owns(self, found: dict[str, Any]) -> bool:
+        """Whether a map belongs to this cluster."""
+        owners = found["metadata"].get("ownerReferences") or []
+        return not self.owner_uid or any(owner.get("uid") == self.owner_uid for owner in owners)
 
     def headers(self) -> dict[str, str]:
         """Authorization, when there is a token."""
@@ -191,7 +201,7 @@ class MapClient:
         found = json.loads(body)
         if not isinstance(found, dict) or "resourceVersion" not in found.get("metadata", {}):
             raise ReadFailed(f"not an object of the API: {body[:200]!r}")
-        return found
+        return found if self._api.owns(found) else None
 
     async def _watch_forever(self, session: aiohttp.ClientSession) -> None:
         while True:
