@@ -17,7 +17,7 @@ import aiohttp
 
 from cachecluster_core.hashring import HashRing, State
 from cachecluster_core.operator_step import operator_step, remember
-from cachecluster_core.operator_view import Event, Memory, OperatorDecision, OperatorView, Pod, Suspicion
+from cachecluster_core.operator_view import Event, Memory, OperatorDecision, OperatorView, Suspicion
 from cachecluster_core.report import CopyReport, Report
 
 from .agent_stream import AgentStream
@@ -269,32 +269,38 @@ class ControlLoop:
     # -- streams follow pods -------------------------------------------------------------------------------------------
 
     def _follow_pods(self, session: aiohttp.ClientSession) -> None:
-        """A stream to every pod that has an address, and to pods whose object is gone while the map names them."""
+        """A stream to every pod that has an address, and to pods whose object is gone while the map names them: this
+        operator may have started after they went, and must find out all the same that they do not answer."""
         pods = {pod.uid: pod for pod in self._pods.pods() if pod.host}
         named = self._named_pods()
         for uid in [uid for uid in self._tracks if uid not in pods and uid not in named]:
             self._drop(uid)
+        for uid, host in named.items():
+            if host and uid not in pods and uid not in self._tracks:
+                self._ensure_stream(session, uid, host)
         for pod in pods.values():
-            self._ensure_stream(session, pod)
+            self._ensure_stream(session, pod.uid, pod.host)
             self._tracks[pod.uid].terminated |= pod.terminated
 
-    def _named_pods(self) -> frozenset[str]:
+    def _named_pods(self) -> dict[str, str]:
+        """The pods that the map names, with their addresses by the map ('' when it has none)."""
         ring = self._keeper.map
         if ring is None:
-            return frozenset()
-        return frozenset(uid for uid, _ in ring.members).union(*(entry.pods() for entry in ring.entries))
+            return {}
+        copies = {uid: "" for entry in ring.entries for uid in entry.pods()}
+        return copies | {uid: member.host for uid, member in ring.members}
 
-    def _ensure_stream(self, session: aiohttp.ClientSession, pod: Pod) -> None:
-        track = self._tracks.get(pod.uid)
-        if track is not None and track.host == pod.host:
+    def _ensure_stream(self, session: aiohttp.ClientSession, uid: str, host: str) -> None:
+        track = self._tracks.get(uid)
+        if track is not None and track.host == host:
             return
         if track is None:
-            track = self._tracks[pod.uid] = AgentTrack(pod.uid, pod.host, self._clock())
+            track = self._tracks[uid] = AgentTrack(uid, host, self._clock())
         else:
-            track.host = pod.host
-            self._streams[pod.uid][1].cancel()
+            track.host = host
+            self._streams[uid][1].cancel()
         stream = AgentStream(session, track, self._agent_port, self._token, self)
-        self._streams[pod.uid] = (stream, asyncio.create_task(stream.run()))
+        self._streams[uid] = (stream, asyncio.create_task(stream.run()))
         self._dirty = True
 
     def _drop(self, uid: str) -> None:

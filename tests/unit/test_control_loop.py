@@ -13,7 +13,7 @@ from aiohttp import web
 from tests.loopback import address, free_block
 from tests.waiting import until
 
-from cachecluster_core.hashring import CopyId, Entry, HashRing, Settings, State
+from cachecluster_core.hashring import CopyId, Entry, HashRing, Member, Settings, State
 from cachecluster_core.operator_view import CreatePod, Event, OperatorDecision, OperatorView, Pod, PodView, Suspicion
 from cachecluster_core.report import CopyReport, Process, Report
 from cachecluster_local.map_store import MemoryMapStore
@@ -270,6 +270,19 @@ async def test_events_are_told_only_when_their_write_succeeded(world: World) -> 
     await until(lambda: world.snapshots[-1].map_conflicts >= 2)
     assert not any(snapshot.events for snapshot in world.snapshots)
     assert world.store.current == replace(served_by("uid-1"), version="1", uid=world.store.current.uid)
+
+
+async def test_a_pod_that_went_before_this_operator_started_is_suspected_by_its_address_in_the_map(
+    world: World,
+) -> None:
+    await until(world.all_report)
+    await world.agents[0].stop()
+    world.pods.objects = world.pods.objects[1:]
+    await until(lambda: "uid-0" not in world.views[-1].agents)
+    members = tuple((agent.uid, Member(f"demo-{n}", agent.host)) for n, agent in enumerate(world.agents))
+    await world.store.create(replace(served_by("uid-0"), members=members))
+    await until(lambda: world.suspicion(0) is Suspicion.CONFIRMED, 10.0)
+    assert world.agents[1].asked or world.agents[2].asked
 
 
 async def test_a_pod_action_that_hangs_delays_neither_decisions_nor_its_like(world: World) -> None:
