@@ -252,6 +252,15 @@ async def test_term_keeps_serving_until_the_map_names_another_then_ends_everythi
         assert not is_alive(pid)
 
 
+async def test_term_without_a_way_to_the_map_ends_soon_after_authority(valkey: AgentProcess) -> None:
+    await valkey.serve()
+    assert valkey.process is not None
+    valkey.relay.cut()
+    valkey.process.send_signal(signal.SIGTERM)
+    await until(lambda: valkey.process is not None and valkey.process.poll() is not None, 10)
+    assert valkey.process.returncode == 0
+
+
 async def test_one_agent_and_its_router_are_small(valkey: AgentProcess) -> None:
     await valkey.serve()
     assert valkey.process is not None

@@ -31,6 +31,8 @@ from .supervisor import Supervisor
 log = logging.getLogger("cachecluster.agent")
 
 SHUT_TIMEOUT_S = 1.0
+LAPSED_S = 1.0
+"""A draining agent whose authority lapsed so long ago does not count on having it again."""
 
 
 def main() -> None:
@@ -125,12 +127,16 @@ class Agent:
                 task.result()
 
     async def _drain(self, agent_loop: AgentLoop, working: list[asyncio.Task[None]]) -> None:
-        """Go on serving until the map names no primary here, or the time is up."""
+        """Go on serving until the map names no primary here, the time is up, or this pod may serve nothing any more
+        (its cluster was deleted, and with it the right to read the map)."""
         log.info("draining, for at most %.0f s", self._config.drain_s)
         agent_loop.draining = True
         agent_loop.wake()
         give_up_at = time.monotonic() + self._config.drain_s
         while agent_loop.is_primary and time.monotonic() < give_up_at and not any(task.done() for task in working):
+            if agent_loop.authority_s < -LAPSED_S:
+                log.info("authority lapsed: there is nothing to drain")
+                return
             await asyncio.wait(working, timeout=0.05, return_when=asyncio.FIRST_COMPLETED)
 
     def _router_command(self, worker: int) -> list[str]:
