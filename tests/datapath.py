@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
 
-from cachecluster_core.slots import SLOTS, partition_of_key
+from cachecluster_core.slots import SLOTS, partition_of_key, slot_of_key
 
 Address = tuple[str, int]
 
@@ -168,16 +168,19 @@ class DataPathSuite:
         with plain_client(endpoints.cluster[0]) as client:
             slots = client.execute_command("CLUSTER SLOTS")
             ranges = slots if isinstance(slots, list) else [[*span, info["primary"]] for span, info in slots.items()]
-            covered = [slot for it in ranges for slot in range(it[0], it[1] + 1)]
-            assert sorted(covered) == list(range(SLOTS))
-            moved = 0
-            for key in keys_by_partition(prefix, 16):
+            owners = [(slot, it[2][0]) for it in ranges for slot in range(it[0], it[1] + 1)]
+            assert sorted(slot for slot, _ in owners) == list(range(SLOTS))
+            host_of = {slot: host.decode() if isinstance(host, bytes) else host for slot, host in owners}
+            keys = keys_by_partition(prefix, 16)
+            own = [key for key in keys if host_of[slot_of_key(key.encode())] == endpoints.cluster[0][0]]
+            served = []
+            for key in keys:
                 try:
                     client.get(key)
+                    served.append(key)
                 except redis.ResponseError as error:
                     assert "MOVED" in str(error) or type(error).__name__ == "MovedError"
-                    moved += 1
-            assert 0 < moved < 16 or len(endpoints.cluster) == 1
+            assert served == own
 
     def test_a_command_that_is_not_served_says_so(self, endpoints: Endpoints) -> None:
         with plain_client(endpoints.plain[0]) as client, pytest.raises(redis.ResponseError, match=r"(?i)not served"):

@@ -59,6 +59,7 @@ class Seen:
     answers: int = 0
     emptied: list[str] = field(default_factory=list)
     rolled_back: int = 0
+    rollbacks: list[dict[str, Any]] = field(default_factory=list)
     partition_answer: dict[int, float] = field(default_factory=dict)
     partition_longest_s: dict[int, float] = field(default_factory=dict)
 
@@ -77,6 +78,7 @@ class Seen:
         """Forget figures. Pauses that last go on being counted from the last answer."""
         self.errors.clear()
         self.emptied.clear()
+        self.rollbacks.clear()
         self.answers = self.rolled_back = 0
         self.partition_longest_s.clear()
         for client in self.clients:
@@ -94,6 +96,7 @@ class Seen:
             "errors": dict(self.errors),
             "emptied": list(self.emptied),
             "rolledBack": self.rolled_back,
+            "rollbacks": list(self.rollbacks),
         }
 
 
@@ -116,7 +119,9 @@ async def _round(seen: Seen, client: Client, connection: Connection) -> None:
     if answer is None:
         seen.emptied.append(client.key)
     elif int(answer) < client.acknowledged:
-        seen.rolled_back += client.acknowledged - int(answer)
+        undone = client.acknowledged - int(answer)
+        seen.rolled_back += undone
+        seen.rollbacks.append({"partition": client.partition, "key": client.key, "undone": undone, "at": sent_at})
         client.acknowledged = int(answer)
 
 
