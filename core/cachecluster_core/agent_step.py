@@ -192,22 +192,29 @@ class _CopyStep:
     def _required(self, entry: Entry) -> tuple[CopyId, ...]:
         """The map's in-sync set and the learners that have caught up; at the same epoch it only grows, but for
         processes whose successor on the same pod is attached: they have ended."""
-        floor = self.copy.settled_offset - self._max_lag()
-        ready = {
-            replica.copy
-            for replica in self.copy.attached
-            if replica.copy is not None
-            and replica.online
-            and replica.copy.pod in entry.learners
-            and replica.offset >= floor
-        }
+        in_step = self._in_step()
+        ready = {copy for copy in in_step if copy.pod in entry.learners}
         already = set(self.marks.required) if self.marks.required_epoch == entry.epoch else set()
         replaced = {copy.pod for copy in ready}
         already = {copy for copy in already if copy.pod not in replaced}
         return tuple(sorted(set(entry.isr) | ready | already))
 
-    def _max_lag(self) -> int:
-        return self.view.map.settings.isr_max_lag_bytes if self.view.map is not None else 0
+    def _in_step(self) -> set[CopyId]:
+        """Attached replicas that follow within isr.maxLag.
+
+        One that is called online has loaded everything, but the stream begins only with its first acknowledgement, up
+        to a second later: until then nothing that is written reaches it.
+        """
+        assert self.view.map is not None
+        floor = self.copy.settled_offset - self.view.map.settings.isr_max_lag_bytes
+        return {
+            replica.copy
+            for replica in self.copy.attached
+            if replica.copy is not None
+            and replica.online
+            and replica.offset >= floor
+            and (replica.offset > 0 or self.copy.offset == 0)
+        }
 
     def _shut(self) -> None:
         """Shut an open gate. Its deadline stays: what is in flight may still be answered until then."""
@@ -332,9 +339,8 @@ class _CopyStep:
         """In-sync members that are not attached, or behind by more than isr.maxLag."""
         if self.entry is None or self.entry.primary != self.identity:
             return ()
-        floor = self.copy.settled_offset - self._max_lag()
-        good = {replica.copy for replica in self.copy.attached if replica.online and replica.offset >= floor}
-        return tuple(member for member in self.entry.isr if member != self.identity and member not in good)
+        in_step = self._in_step()
+        return tuple(member for member in self.entry.isr if member != self.identity and member not in in_step)
 
 
 def _entry_above_floor(ring: HashRing | None, partition: int, marks: Marks) -> Entry | None:

@@ -300,7 +300,8 @@ def begun(facts: Facts, first_choice: Callable[[], str]) -> Entry | None:
     if not ready:
         return None
     preferred = first_choice()
-    if preferred not in ready and facts.usable(preferred) and not late:
+    chosen = preferred in facts.entry.learners and facts.usable(preferred)
+    if preferred not in ready and chosen and not late:
         return None
     pod = preferred if preferred in ready else min(ready)
     primary = CopyId(pod, ready[pod])

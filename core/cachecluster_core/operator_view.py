@@ -74,6 +74,7 @@ class Timing:
     max_syncs_per_pod: int = 2
     lag_grace: float = 5.0
     first_choice_wait: float = 5.0
+    first_placement_wait: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)

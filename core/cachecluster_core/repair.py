@@ -62,11 +62,17 @@ def repair(view: OperatorView, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
     syncs = _Syncs(view, entries)
     for partition, entry in enumerate(entries):
         if entry.state in EMPTY:
-            if whole or _waited(view, view.seen_at.get(partition)) or entry.state is State.LOST:
+            if whole or entry.state is State.LOST or _all_pods_had_time(view, partition):
                 result[partition] = _first_learners(entry, wanted[partition], present)
         elif entry.state is State.STABLE:
             result[partition] = _repair_one(view, partition, entry, wanted[partition], present, whole, syncs)
     return tuple(result)
+
+
+def _all_pods_had_time(view: OperatorView, partition: int) -> bool:
+    """A new cluster is placed on all its pods at once; those that do not come are not waited for for ever."""
+    since = view.seen_at.get(partition)
+    return since is not None and view.now - since >= view.timing.first_placement_wait
 
 
 def _waited(view: OperatorView, since: float | None) -> bool:

@@ -59,3 +59,14 @@ def test_a_learner_that_starts_anew_again_and_again_does_not_outgrow_the_marks()
         marks = agent_step(AgentView("uid-a", ring, 1, 2, {}, {0: marks}, gates, {0: copy})).marks[0]
         encode_marks(marks, 1)
     assert marks.required == (HERE, learner)
+
+
+def test_a_learner_that_has_not_acknowledged_yet_is_not_in_step() -> None:
+    entry = Entry(epoch=5, state=State.STABLE, primary=HERE, isr=(HERE,), learners=("uid-b",), term=5)
+    ring = HashRing("demo", MEMBERS, (entry,), version="7")
+    marks = Marks(seen_epoch=5, rank_term=5, run_id="ra", required=(HERE,), required_epoch=5)
+    gates = {0: GateView(5, 1, 10**12, confirmed=True)}
+    for acknowledged, own, joins in ((0, 700, False), (650, 700, True), (0, 0, True)):
+        copy = CopyView(Process.UP, "ra", offset=own, attached=(Attached(THERE, online=True, offset=acknowledged),))
+        decision = agent_step(AgentView("uid-a", ring, 1, 2, {}, {0: marks}, gates, {0: copy}))
+        assert decision.marks[0].required == (HERE, THERE) if joins else 0 not in decision.marks, (acknowledged, own)
