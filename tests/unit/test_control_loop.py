@@ -198,12 +198,12 @@ async def test_whoever_answers_under_another_uid_is_not_heard(world: World) -> N
     assert report is not None and report.pod == "uid-2"
 
 
-async def test_a_reset_stream_is_confirmed_by_a_peer_within_a_third_of_a_second(world: World) -> None:
+async def test_a_reset_stream_is_confirmed_by_a_peer_without_waiting_for_missed_reports(world: World) -> None:
     await until(world.all_report)
     began = asyncio.get_running_loop().time()
     await world.agents[0].stop()
     await until(lambda: world.suspicion(0) is Suspicion.CONFIRMED)
-    assert asyncio.get_running_loop().time() - began < 0.33
+    assert asyncio.get_running_loop().time() - began < 1.5
     assert world.suspicion(1) is world.suspicion(2) is Suspicion.NONE
     assert "uid-0" in world.agents[1].asked
     await until(lambda: world.seen(0).refused_at is not None)

@@ -332,4 +332,4 @@ def test_the_command_tables_cost_little_when_everybody_asks_at_once(arguments: t
     first = answer(Asker(), words)
     began = time.process_time()
     assert all(answer(Asker(), words) == first for _ in range(200))
-    assert time.process_time() - began < 0.4, "the agent ends a router that is busy for two seconds"
+    assert time.process_time() - began < 1.5, "the agent ends a router that is busy for two seconds"

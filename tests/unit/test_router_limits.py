@@ -153,7 +153,7 @@ async def test_a_stopped_router_answers_what_it_took_and_ends_in_time(tmp_path: 
         assert await client.frame() == b""
         await asyncio.to_thread(pod.workers[0].wait)
         assert pod.workers[0].returncode == 0
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 8
 
 
 @pytest.mark.t0

@@ -86,7 +86,7 @@ async def test_a_silent_peer_does_not_hold_up_what_has_moved_away_from_it(tmp_pa
         first, pong, got = await client.frames(3)
         assert first.startswith(b"-INDETERMINATE") and b"it was silent" in first
         assert pong == b"+PONG\r\n" and got == b"$-1\r\n"
-        assert 0.5 < time.monotonic() - started < 5
+        assert 0.5 < time.monotonic() - started < 12
 
 
 async def test_a_peer_that_hangs_is_given_up_after_the_park_time(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ async def test_waiting_ends_with_tryagain(tmp_path: Path) -> None:
             reply, pong = await client.frames(2)
             assert reply.startswith(b"-TRYAGAIN partition %d has no open gate: waited 3" % partition)
             assert b"not executed" in reply and pong == b"+PONG\r\n"
-            assert 0.25 < time.monotonic() - started < 2
+            assert 0.25 < time.monotonic() - started < 6
         assert (await cluster.pods[0].metrics())["errors"]["tryagain"] == 2
 
 
