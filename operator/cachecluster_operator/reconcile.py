@@ -33,7 +33,7 @@ from .zones import Zones
 log = logging.getLogger(__name__)
 
 WORKERS = 4
-RESYNC_S = 300.0
+RESYNC_S = 60.0
 """How often everything is read again: what a watch missed, and children that are not watched."""
 FIGURES_S = 30.0
 """Shortest time between two writes of a status in which only memory and client figures changed."""
