@@ -25,7 +25,8 @@ pytestmark = [pytest.mark.t1, pytest.mark.timeout(300)]
 
 ROUNDS = 6
 KEYS = 200
-REPLICATED_S = 0.5
+REPLICATED_S = 2.0
+"""Until then a replica that has just been told to follow is attached: engines try again once a second."""
 ANSWER_S = 30.0
 MAX_STOP_S = 6.0
 
