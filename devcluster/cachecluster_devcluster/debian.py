@@ -25,7 +25,8 @@ IMAGE = ("mmdebstrap", "buildah", "uidmap", "git")
 # What tests and cachecluster-local run on the host.
 ENGINES = ("s6", "redis-tools")
 ALL = (*CLUSTER, *IMAGE, *ENGINES)
-PURPOSES = {"local": ENGINES, "cluster": ALL}
+# Tests scrape with a real Prometheus and check alert rules with its promtool.
+PURPOSES = {"local": ENGINES, "cluster": ALL, "tests": (*ALL, "prometheus")}
 
 
 def missing(packages: Sequence[str] = ALL) -> list[str]:
