@@ -203,17 +203,15 @@ class _CopyStep:
         """Attached replicas that follow within isr.maxLag.
 
         One that is called online has loaded everything, but the stream begins only with its first acknowledgement, up
-        to a second later: until then nothing that is written reaches it.
+        to a second later: until then nothing that is written reaches it. An acknowledged 0 cannot be told from none;
+        the primary's ping, every second, makes it grow.
         """
         assert self.view.map is not None
         floor = self.copy.settled_offset - self.view.map.settings.isr_max_lag_bytes
         return {
             replica.copy
             for replica in self.copy.attached
-            if replica.copy is not None
-            and replica.online
-            and replica.offset >= floor
-            and (replica.offset > 0 or self.copy.offset == 0)
+            if replica.copy is not None and replica.online and replica.offset >= floor and replica.offset > 0
         }
 
     def _shut(self) -> None:

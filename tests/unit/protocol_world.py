@@ -123,13 +123,13 @@ def is_open(world: World, pod: int) -> bool:
 
 
 def copy_view(world: World, pod: int) -> a.CopyView:
-    """What the agent observes of its redis."""
+    """What the agent observes of its redis; a ping precedes every log, so that no offset is 0."""
     redis = world.redis[pod]
     if not redis.up:
         return a.CopyView(process=Process.DEAD if redis.run else Process.ABSENT)
     source = None if redis.source is None else a.NOWHERE if redis.source < 0 else (f"h{redis.source}", 17000)
     attached = tuple(
-        a.Attached(CopyId(world.pod(i), f"r{other.run}") if other.announced else None, True, len(other.log))
+        a.Attached(CopyId(world.pod(i), f"r{other.run}") if other.announced else None, True, 1 + len(other.log))
         for i, other in enumerate(world.redis)
         if other.up and other.source == pod and other.linked and not other.syncing and redis.source is None
     )
@@ -140,8 +140,8 @@ def copy_view(world: World, pod: int) -> a.CopyView:
         link_up=redis.linked and not redis.syncing,
         syncing=redis.syncing,
         has_stream=redis.stream,
-        offset=len(redis.log),
-        settled_offset=len(redis.log),
+        offset=1 + len(redis.log),
+        settled_offset=1 + len(redis.log),
         attached=attached,
         announce=f"{world.pod(pod)}.r{redis.run}" if redis.announced else "",
     )

@@ -66,7 +66,7 @@ def test_a_learner_that_has_not_acknowledged_yet_is_not_in_step() -> None:
     ring = HashRing("demo", MEMBERS, (entry,), version="7")
     marks = Marks(seen_epoch=5, rank_term=5, run_id="ra", required=(HERE,), required_epoch=5)
     gates = {0: GateView(5, 1, 10**12, confirmed=True)}
-    for acknowledged, own, joins in ((0, 700, False), (650, 700, True), (0, 0, True)):
+    for acknowledged, own, joins in ((0, 700, False), (650, 700, True), (0, 0, False)):
         copy = CopyView(Process.UP, "ra", offset=own, attached=(Attached(THERE, online=True, offset=acknowledged),))
         decision = agent_step(AgentView("uid-a", ring, 1, 2, {}, {0: marks}, gates, {0: copy}))
         assert decision.marks[0].required == (HERE, THERE) if joins else 0 not in decision.marks, (acknowledged, own)

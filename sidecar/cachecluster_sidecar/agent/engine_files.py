@@ -32,7 +32,7 @@ repl-diskless-sync yes
 repl-diskless-sync-delay 0
 repl-diskless-load on-empty-db
 repl-timeout 6
-repl-ping-replica-period 2
+repl-ping-replica-period 1
 repl-backlog-ttl 0
 replica-read-only yes
 replica-serve-stale-data yes
