@@ -20,7 +20,7 @@ from cachecluster_devcluster import image
 
 pytestmark = [pytest.mark.t4, pytest.mark.timeout(300)]
 
-GONE_S = 15.0
+GONE_S = 60.0
 CHILDREN = "pods,services,secrets,serviceaccounts,roles,rolebindings,poddisruptionbudgets,hashrings"
 BRIEF = {
     "apiVersion": "cachecluster.io/v1alpha1",
