@@ -32,7 +32,7 @@ ANSWER_S = 5.0
 """Longer than a failover, so that it is the cluster that decides how long a command is held."""
 OLD_KEYS = 20
 STARTED_S = 30.0
-REPLICATED_S = 0.5
+REPLICATED_S = 2.0
 ROOT = Path(__file__).resolve().parents[2]
 
 
