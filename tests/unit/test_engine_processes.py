@@ -128,6 +128,20 @@ async def test_the_next_agent_adopts_a_process_that_the_marks_name(engines: Engi
     await until(lambda: again.view().process is Process.DEAD)
 
 
+async def test_a_copy_that_was_let_go_of_comes_back_to_its_process_no_more(engines: Engines) -> None:
+    copy = engines.copy(0)
+    copy.execute(Start(0), {})
+    await until(lambda: not copy.busy)
+    before = asyncio.all_tasks()
+    await engines.copies.pop(0).close()
+    for _ in range(3):  # the connection's end is told in the loop's next turn
+        await asyncio.sleep(0)
+    assert asyncio.all_tasks() <= before
+    again = engines.copy(0)
+    await again.attach(copy.view().run_id)
+    assert again.view().process is Process.UP
+
+
 async def test_the_next_agent_ends_a_process_that_the_marks_do_not_name(engines: Engines) -> None:
     copy = engines.copy(0)
     copy.execute(Start(0), {})

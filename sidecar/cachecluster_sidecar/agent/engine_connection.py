@@ -18,11 +18,15 @@ Commands = Sequence[Sequence[str]]
 
 
 class EngineConnection(asyncio.Protocol):
-    """Made by `connect`. `waiting_since` is the loop time at which the oldest unanswered request was sent."""
+    """Made by `connect`. `waiting_since` is the loop time at which the oldest unanswered request was sent.
+
+    `on_end` tells of an end that the owner did not ask for: after `close` it is not called. The owner may have another
+    connection by then, or want none.
+    """
 
     def __init__(self, on_end: Callable[[], None]) -> None:
         self._on_end = on_end
-        self._authenticated = False
+        self._notify = False
         self._transport: asyncio.Transport | None = None
         self._parser = ReplyParser()
         self._requests: deque[tuple[int, asyncio.Future[list[Reply]], float]] = deque()
@@ -40,7 +44,7 @@ class EngineConnection(asyncio.Protocol):
             except BaseException:
                 connection.close()
                 raise
-        connection._authenticated = True
+        connection._notify = True
         return connection
 
     @property
@@ -66,6 +70,10 @@ class EngineConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """End the connection; outstanding requests raise ConnectionError."""
+        self._notify = False
+        self._abort()
+
+    def _abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
 
@@ -76,7 +84,7 @@ class EngineConnection(asyncio.Protocol):
         try:
             self._replies += self._parser.feed(data)
         except ProtocolError:
-            self.close()
+            self._abort()
             return
         while self._requests and len(self._replies) >= self._requests[0][0]:
             count, future, _ = self._requests.popleft()
@@ -96,5 +104,5 @@ class EngineConnection(asyncio.Protocol):
                 future.set_exception(ConnectionResetError("the engine closed the connection"))
                 future.exception()  # a request that nobody waits for any more must not be logged as never retrieved
         self._requests.clear()
-        if self._authenticated:
+        if self._notify:
             self._on_end()
