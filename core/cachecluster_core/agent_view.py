@@ -29,7 +29,9 @@ class CopyView:
     `announce` is its replica-announce-ip; `config` what is known to be applied of Settings.engine_config.
     `silent_s` counts seconds without an answer; the other fields are then the last known ones. `settled_offset` is the
     own offset as observed at least two seconds ago (0 until then): replicas acknowledge once a second, so only against
-    that can an attached replica be called lagging.
+    that can an attached replica be called lagging. `replid` names the replication history that the offset counts in.
+    `ask_again` says that the link to `source` did not come up at the first try and that it is time to ask anew: the
+    engine by itself waits for a second.
     """
 
     process: Process = Process.ABSENT
@@ -42,6 +44,8 @@ class CopyView:
     settled_offset: int = 0
     attached: tuple[Attached, ...] = ()
     announce: str = ""
+    replid: str = ""
+    ask_again: bool = False
     config: tuple[tuple[str, str], ...] = ()
     busy: bool = False
     used_memory: int = 0
@@ -60,6 +64,48 @@ class GateView:
 
 
 @dataclass(frozen=True, slots=True)
+class HandoverMessage:
+    """What the primary of a `Moving` entry says to its successor's agent; said again until it is answered (A5).
+
+    With `offset` -1 it asks whether the successor is ready. Otherwise `offset` is the primary's final offset, in the
+    history `replid`: without `token` it asks for an answer once the successor has reached it, with `token` it hands the
+    partition over, together with the set of copies that must have every acknowledged write.
+    """
+
+    partition: int
+    epoch: int
+    primary: CopyId
+    successor: CopyId
+    offset: int = -1
+    replid: str = ""
+    token: bool = False
+    required: tuple[CopyId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HandoverWord:
+    """The successor's answer: its copy, the epoch of the map it has confirmed, and how far it is.
+
+    `following` says that its link to the primary of that epoch is up. `taken_over_epoch` is the last epoch at which
+    this copy became primary by a token.
+    """
+
+    copy: CopyId
+    epoch: int
+    offset: int
+    following: bool
+    taken_over_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOver:
+    """The news that a successor serves by the token of this epoch; the successor tells every agent of the cluster."""
+
+    epoch: int
+    copy: CopyId
+
+
+@dataclass(frozen=True, slots=True)
 class AgentView:
     """Everything an agent knows. Times are nanoseconds of CLOCK_BOOTTIME.
 
@@ -67,7 +113,9 @@ class AgentView:
     one and when the read said that there is no map; `confirmed_at_ns` is the time before that read was sent. `taken`
     are the entries with the highest epochs that this pod ever took, also from before a restart: they are reported while
     the map is missing or below the floor, to rebuild it from (O8).
-    `replication_port` is the base: partition p replicates on base + p.
+    `replication_port` is the base: partition p replicates on base + p. By partition: `words` are the last answers to
+    own hand-over messages, `asked` the last hand-over messages that came, `taken_over` the last news; all three are kept
+    in memory only, and what they say of other epochs is ignored.
     """
 
     pod: str
@@ -79,6 +127,9 @@ class AgentView:
     gates: Mapping[int, GateView] = field(default_factory=dict)
     copies: Mapping[int, CopyView] = field(default_factory=dict)
     replication_port: int = 17000
+    words: Mapping[int, HandoverWord] = field(default_factory=dict)
+    asked: Mapping[int, HandoverMessage] = field(default_factory=dict)
+    taken_over: Mapping[int, TakenOver] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +170,14 @@ class Promote:
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Set `replica-announce-ip` to `announce`, then `REPLICAOF host port`."""
+    """Set `replica-announce-ip` to `announce`, then `REPLICAOF host port`. `anew`: it follows that address already; seal
+    it first, or the engine would do nothing."""
 
     partition: int
     host: str
     port: int
     announce: str
+    anew: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +204,16 @@ class GateChange:
 
 @dataclass(frozen=True, slots=True)
 class AgentDecision:
-    """To be carried out in this order; `report` describes the view the decision was made from."""
+    """To be carried out in this order; `report` describes the view the decision was made from.
+
+    `messages` are to be sent once marks are written, and again until they are answered or no longer here. `news` is to be
+    told once to every other agent of the cluster. `answers` is what to answer to hand-over messages by partition.
+    """
 
     marks: Mapping[int, Marks] = field(default_factory=dict)
     gates: tuple[GateChange, ...] = ()
     commands: tuple[Command, ...] = ()
     report: Report | None = None
+    messages: tuple[HandoverMessage, ...] = ()
+    news: Mapping[int, TakenOver] = field(default_factory=dict)
+    answers: Mapping[int, HandoverWord] = field(default_factory=dict)

@@ -166,25 +166,33 @@ def _name(facts: Facts, pod: str) -> str:
 def electing(facts: Facts, reason: str) -> Entry:
     """The Electing entry that follows a Stable one."""
     return facts.entry.changed(
-        state=State.ELECTING, primary=None, former=facts.entry.primary, reason=reason, since=facts.view.wall
+        state=State.ELECTING,
+        primary=None,
+        successor=None,
+        former=tuple(copy for copy in (facts.entry.primary, facts.entry.successor) if copy is not None),
+        reason=reason,
+        since=facts.view.wall,
     )
 
 
 def is_silent(facts: Facts) -> bool:
     """No gate below this Electing entry can be open any more (O3)."""
     former = facts.entry.former
-    if former is not None:
-        agent = facts.agent(former.pod)
-        report = facts.copy(former.pod)
-        if report is not None and report.shut_epoch >= facts.entry.epoch:
-            return True
-        seen_at = facts.view.seen_at.get(facts.partition)
-        refused = agent.refused_at is not None and seen_at is not None and agent.refused_at > seen_at
-        if facts.view.trust_connection_refused and refused:
-            return True
-        if _terminated(facts, former.pod):
-            return True
-    return facts.entry_older_than(facts.silence_after)
+    return (former != () and all(_gate_is_silent(facts, copy) for copy in former)) or facts.entry_older_than(
+        facts.silence_after
+    )
+
+
+def _gate_is_silent(facts: Facts, copy: CopyId) -> bool:
+    """Proof, gathered after the Electing entry was written, that this copy's gate is shut."""
+    report = facts.copy(copy.pod)
+    if report is not None and report.shut_epoch >= facts.entry.epoch:
+        return True
+    refused_at, seen_at = facts.agent(copy.pod).refused_at, facts.view.seen_at.get(facts.partition)
+    refused = refused_at is not None and seen_at is not None and refused_at > seen_at
+    if facts.view.trust_connection_refused and refused:
+        return True
+    return _terminated(facts, copy.pod)
 
 
 def _terminated(facts: Facts, pod: str) -> bool:
@@ -235,7 +243,7 @@ def promoted(facts: Facts, first_choice: Callable[[], str]) -> Entry | None:
     return facts.entry.changed(
         state=State.STABLE,
         primary=best,
-        former=None,
+        former=(),
         isr=isr,
         learners=tuple(sorted(learners)),
         term=facts.entry.epoch + 1,
@@ -256,7 +264,7 @@ def lost(facts: Facts) -> Entry | None:
     left = {copy.pod for copy in facts.entry.isr} | set(facts.entry.learners)
     return facts.entry.changed(
         state=State.LOST,
-        former=None,
+        former=(),
         isr=(),
         learners=tuple(sorted(pod for pod in left if facts.usable(pod))),
         reason=f"no in-sync copy is left: {facts.entry.reason}",

@@ -52,8 +52,8 @@ class Entry:
 
     `epoch` grows with every change of state, primary, in-sync set or successor; changes of `learners` alone keep it.
     `term` is the epoch at which the current (or last) primary was named: replication offsets of copies compare within
-    one term only. `former` stands in an `Electing` entry: the primary whose gate must be silent before another is
-    named (None: unknown, then only time proves it). `isr` holds the primary too. `learners` are pods that keep a copy
+    one term only. `former` stands in an `Electing` entry: the copies whose gates may be open and must be silent before
+    another primary is named (none: unknown, then only time proves it). `isr` holds the primary too. `learners` are pods that keep a copy
     outside the in-sync set; which process there is a learner is not the map's business until it joins. `since` is
     seconds since 1970, for people.
     """
@@ -64,7 +64,7 @@ class Entry:
     isr: tuple[CopyId, ...] = ()
     learners: tuple[str, ...] = ()
     successor: CopyId | None = None
-    former: CopyId | None = None
+    former: tuple[CopyId, ...] = ()
     term: int = 0
     reason: str = ""
     since: float = 0.0
@@ -79,7 +79,7 @@ class Entry:
         serving = self.state in (State.STABLE, State.MOVING)
         assert (self.primary is not None) == serving, f"a primary exactly while one serves: {self}"
         assert (self.successor is not None) == (self.state is State.MOVING), self
-        assert self.former is None or self.state is State.ELECTING, self
+        assert not self.former or self.state is State.ELECTING, self
         if self.state in (State.VACANT, State.LOST):
             assert not self.isr, f"nothing is in sync with a partition that has no data: {self}"
         else:
@@ -127,6 +127,7 @@ class Settings:
     lost_after_s: float = 60.0
     replication_factor: int = 2
     isr_max_lag_bytes: int = 1 << 20
+    handover_timeout_s: float = 0.2
     park_timeout_s: float = 8.0
     park_max_bytes: int = 64 << 20
     max_clients: int = 10000
@@ -199,7 +200,7 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
     if entry.successor:
         data["successor"] = str(entry.successor)
     if entry.former:
-        data["former"] = str(entry.former)
+        data["former"] = [str(copy) for copy in entry.former]
     return data | {"reason": entry.reason, "since": entry.since}
 
 
@@ -212,7 +213,7 @@ def entry_from_json(data: dict[str, Any]) -> Entry:
         isr=tuple(sorted(CopyId.parse(copy) for copy in data.get("isr", ()))),
         learners=tuple(sorted(data.get("learners", ()))),
         successor=CopyId.parse(data["successor"]) if "successor" in data else None,
-        former=CopyId.parse(data["former"]) if "former" in data else None,
+        former=tuple(CopyId.parse(copy) for copy in data.get("former", ())),
         term=int(data.get("term", 0)),
         reason=data.get("reason", ""),
         since=float(data.get("since", 0.0)),
@@ -224,6 +225,7 @@ _SETTING_NAMES = {
     "lost_after_s": "lostAfterSeconds",
     "replication_factor": "replicationFactor",
     "isr_max_lag_bytes": "isrMaxLagBytes",
+    "handover_timeout_s": "handoverTimeoutSeconds",
     "park_timeout_s": "parkTimeoutSeconds",
     "park_max_bytes": "parkMaxBytes",
     "max_clients": "maxClients",

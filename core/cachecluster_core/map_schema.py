@@ -26,8 +26,9 @@ class EntrySchema(Part):
     isr: tuple[str, ...] = Field(default=(), description="The in-sync copies, the primary among them.")
     learners: tuple[str, ...] = Field(default=(), description="UIDs of pods whose copies are being filled.")
     successor: str | None = Field(default=None, description="The copy that takes over in a planned move.")
-    former: str | None = Field(
-        default=None, description="While electing: the primary whose gate must be silent before another one serves."
+    former: list[str] = Field(
+        default_factory=list,
+        description="While electing: the copies whose gates must be silent before another one serves.",
     )
     reason: str = Field(default="", description="Why the entry was changed.")
     since: float = Field(default=0.0, description="When, in seconds since 1970.")
@@ -53,6 +54,9 @@ class SettingsSchema(Part):
     lost_after_seconds: float = Field(description="spec.lostAfterSeconds")
     replication_factor: int = Field(description="spec.replicationFactor")
     isr_max_lag_bytes: int = Field(description="Lag from which a copy is no longer in sync, in bytes.")
+    handover_timeout_seconds: float = Field(
+        description="How long a gate may be shut for a hand-over before the primary serves again."
+    )
     park_timeout_seconds: float = Field(description="How long commands wait for a partition without an open gate.")
     park_max_bytes: int = Field(description="Bytes of waiting commands in one router.")
     max_clients: int = Field(description="spec.router.maxClients")

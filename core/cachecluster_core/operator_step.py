@@ -192,7 +192,7 @@ def _check_changes(old: tuple[Entry, ...], new: tuple[Entry, ...]) -> None:
 def _members(view: OperatorView, entries: tuple[Entry, ...]) -> tuple[tuple[str, Member], ...]:
     """Pods with an address, and those gone whose copies the entries still name."""
     members: dict[str, Member] = {}
-    named = {pod for entry in entries for pod in entry.pods()} | {e.former.pod for e in entries if e.former}
+    named = {pod for entry in entries for pod in entry.pods()} | {copy.pod for entry in entries for copy in entry.former}
     if view.map is not None:
         members = {uid: member for uid, member in view.map.members if uid in named}
     for pod in view.pods:

@@ -13,7 +13,8 @@ from .report import Report
 @dataclass(frozen=True, slots=True)
 class Pod:
     """A pod object as the API server shows it. `host` is '' until it has an IP; `terminated` says that the kubelet
-    saw the sidecar of this *terminating* pod end after the deletion was requested: it will not start again."""
+    saw the sidecar of this *terminating* pod end after the deletion was requested: it will not start again. `outdated`
+    says that it was made from another pod template than the spec's."""
 
     uid: str
     name: str
@@ -24,6 +25,7 @@ class Pod:
     terminating: bool = False
     failed: bool = False
     terminated: bool = False
+    outdated: bool = False
 
 
 class Suspicion(StrEnum):
@@ -72,6 +74,9 @@ class Timing:
     repair_delay: float = 30.0
     max_concurrent_syncs: int = 4
     max_syncs_per_pod: int = 2
+    max_concurrent_moves: int = 4
+    move_limit: float = 5.0
+    balance_delay: float = 10.0
     lag_grace: float = 5.0
     first_choice_wait: float = 5.0
     first_placement_wait: float = 30.0
@@ -99,7 +104,8 @@ class OperatorView:
     `pods` are the pod objects that exist; `agents` is by pod UID and may hold pods whose object is gone. `seen_at[p]`
     is when this operator first knew the current entry of partition p: after its own successful write, or when it
     first read it. `map_known` is False while the map could not be read: then nothing is decided. `map` is None when
-    the API server said that there is none.
+    the API server said that there is none. While `paused` nothing that is planned is begun, and no pod is made or
+    deleted; failover and repair on existing pods go on.
     """
 
     name: str
@@ -116,6 +122,7 @@ class OperatorView:
     timing: Timing = field(default_factory=Timing)
     memory: Memory = field(default_factory=Memory)
     trust_connection_refused: bool = True
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,13 +49,30 @@ def mark_offset(partition: int, partitions: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class HandOver:
+    """What a primary has done about the `Moving` entry of this epoch (A5). Times are nanoseconds of CLOCK_BOOTTIME.
+
+    `since_ns` is when it took the entry, `shut_ns` when it shut its gate for the hand-over (0: not yet),
+    `token_offset` the final offset in the token (-1: no token was sent). `gave_up` says that no token of this epoch
+    was or will ever be sent. At most one of the last two is set.
+    """
+
+    epoch: int = 0
+    since_ns: int = 0
+    shut_ns: int = 0
+    token_offset: int = -1
+    gave_up: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Marks:
     """What an agent must not forget about a partition, whatever happens to its process.
 
     `seen_epoch` is the floor: nothing below it is ever acted on (A1). `rank_term` is the term of the last primary that
     this copy was, or had its link up with (A4). `born_epoch` is the epoch at which the running process was started,
     `run_id` its identity. `required` is the set of copies that the primary requires at `required_epoch` (A7).
-    `promised_epoch`/`promised_until_ns`, `token_epoch` and `taken_over_epoch` belong to promises and hand-overs.
+    `hand_over` is the last hand-over that this pod's primary took part in, `taken_over_epoch` the epoch of the last token
+    on which a copy here became primary (A6). `promised_epoch` and `promised_until_ns` belong to promises.
     """
 
     seen_epoch: int = 0
@@ -66,7 +83,7 @@ class Marks:
     required: tuple[CopyId, ...] = field(default=())
     promised_epoch: int = 0
     promised_until_ns: int = 0
-    token_epoch: int = 0
+    hand_over: HandOver = HandOver()
     taken_over_epoch: int = 0
 
 
@@ -90,4 +107,5 @@ def decode_marks(slot: bytes) -> tuple[int, Marks] | None:
         return None
     data: dict[str, Any] = json.loads(body)
     data["required"] = tuple(CopyId.parse(copy) for copy in data["required"])
+    data["hand_over"] = HandOver(**data["hand_over"])
     return sequence, Marks(**data)

@@ -55,7 +55,7 @@ def rebuilt_entry(view: OperatorView, partition: int) -> Entry | None:
         epoch=floor + 1,
         state=State.ELECTING,
         isr=isr,
-        former=None,  # another may have been promoted by a map that only its own agent saw: time alone proves silence
+        former=(),  # another may have been promoted by a map that only its own agent saw: time alone proves silence
         term=0 if best is None else best.term,
         learners=() if best is None else tuple(pod for pod in best.learners if pod not in {c.pod for c in isr}),
         reason="the map was rebuilt from what the agents know",

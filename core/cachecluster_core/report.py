@@ -38,7 +38,9 @@ class CopyReport:
     history intact (0: it is not): only then `term` and `offset` are its final rank (A4). `intact` is False for a copy
     that is loading, in a full resync, or was never in sync: a *new* copy. `born_epoch` is the epoch at which the
     process was started. `required` is what the primary requires at `required_epoch`, confirmed by every router;
-    `lagging` are in-sync members that are not attached to it or fall behind.
+    `lagging` are in-sync members that are not attached to it or fall behind. `taken_over_epoch` is the epoch of the
+    hand-over by which this very copy became primary, `gave_up_epoch` the one in which it, as primary, gave the
+    hand-over up before a token was sent (0: none).
     Offsets are bytes of the replication stream; memory and keys are for people.
     """
 
@@ -58,6 +60,8 @@ class CopyReport:
     lagging: tuple[CopyId, ...] = ()
     required_epoch: int = 0
     required: tuple[CopyId, ...] = ()
+    taken_over_epoch: int = 0
+    gave_up_epoch: int = 0
     used_memory: int = 0
     keys: int = 0
     silent_s: float = 0.0

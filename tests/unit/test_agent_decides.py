@@ -43,7 +43,7 @@ def test_a_redis_that_hangs_outside_the_in_sync_set_is_replaced(run_id: str) -> 
 
 @pytest.mark.parametrize("run_id", ["ra", ""])
 def test_a_redis_that_hangs_in_the_in_sync_set_is_left_alone(run_id: str) -> None:
-    entry = Entry(epoch=5, state=State.ELECTING, isr=(HERE, THERE), former=HERE, term=4)
+    entry = Entry(epoch=5, state=State.ELECTING, isr=(HERE, THERE), former=(HERE,), term=4)
     hanging = CopyView(Process.SILENT, run_id, silent_s=1000.0)
     assert not commands(entry, hanging, Marks(seen_epoch=5, rank_term=4, run_id="ra"))
 

@@ -64,7 +64,7 @@ def test_map_schema_knows_every_field_of_the_map() -> None:
     primary, replica = CopyId("pod-a", "run-1"), CopyId("pod-b", "run-2")
     entries = (
         Entry(epoch=3, state=State.STABLE, primary=primary, isr=(primary, replica), learners=("pod-c",), term=3),
-        Entry(epoch=4, state=State.ELECTING, isr=(replica,), former=primary, term=3),
+        Entry(epoch=4, state=State.ELECTING, isr=(replica,), former=(primary,), term=3),
         Entry(epoch=5, state=State.MOVING, primary=primary, isr=(primary, replica), successor=replica, term=3),
         Entry(),
     )

@@ -27,7 +27,7 @@ A, B, C = CopyId("uid-a", "ra"), CopyId("uid-b", "rb"), CopyId("uid-c", "rc")
 PODS = tuple(Pod(f"uid-{x}", f"demo-{i}", f"h{i}", f"z{i}", f"n{i}", ready=True) for i, x in enumerate("abc"))
 UNHEARD = PodView(suspicion=Suspicion.UNKNOWN, unreachable_since=NOW)
 STABLE = Entry(epoch=5, state=State.STABLE, primary=A, isr=(A, B), term=5)
-ELECTING = Entry(epoch=6, state=State.ELECTING, isr=(A, B), former=A, term=5)
+ELECTING = Entry(epoch=6, state=State.ELECTING, isr=(A, B), former=(A,), term=5)
 
 
 def serving(entry: Entry = STABLE) -> CopyReport:
@@ -152,7 +152,7 @@ def test_a_failover_is_decided_without_placing_copies_anew(monkeypatch: pytest.M
     dead = CopyReport(Process.DEAD, "ra", 5, shut_epoch=5)
     agents = {"uid-a": heard("uid-a", dead), "uid-b": heard("uid-b", following("rb")), "uid-c": heard("uid-c")}
     electing = decided(view(STABLE, agents))
-    assert (electing.state, electing.former) == (State.ELECTING, A)
+    assert (electing.state, electing.former) == (State.ELECTING, (A,))
     agents |= {
         "uid-a": heard("uid-a", replace(dead, epoch=6, shut_epoch=6)),
         "uid-b": heard("uid-b", sealed("rb", 100)),

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.t0
 
 A, B, C = (CopyId(f"pod-{letter}", f"run-{letter}") for letter in "abc")
 STABLE = Entry(epoch=2, state=State.STABLE, primary=A, isr=(A, B), term=2)
-ELECTING = Entry(epoch=3, state=State.ELECTING, isr=(A, B), former=A, term=2)
+ELECTING = Entry(epoch=3, state=State.ELECTING, isr=(A, B), former=(A,), term=2)
 PROMOTED = Entry(epoch=4, state=State.STABLE, primary=B, isr=(B,), learners=("pod-c",), term=4)
 REPAIRED = Entry(epoch=5, state=State.STABLE, primary=B, isr=(B, C), term=4)
 LOST = Entry(epoch=5, state=State.LOST, term=4)
