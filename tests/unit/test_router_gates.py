@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.router_support import PEER_TOKEN, Conversation, conversation, running_cluster
+from tests.unit.router_support import PEER_TOKEN, Conversation, EngineServer, conversation, running_cluster
 
 from cachecluster_core import gate_step
 
 pytestmark = pytest.mark.t1
 
-SLOW = "local n=0 for i=1,tonumber(ARGV[1]) do n=n+i end redis.call('SET',KEYS[1],'slow') return n"
 
-
-def slow(key: str, loops: int = 4_000_000) -> tuple[str, ...]:
-    """A command that keeps the engine busy for some tens of milliseconds."""
-    return ("EVAL", SLOW, "1", key, str(loops))
+@contextlib.contextmanager
+def stopped(process: EngineServer | subprocess.Popen[bytes]) -> Iterator[None]:
+    """An engine or a router that does nothing within, so that the test decides when it goes on."""
+    send = process.signal if isinstance(process, EngineServer) else process.send_signal
+    send(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        send(signal.SIGCONT)
 
 
 @pytest.mark.t0
@@ -40,17 +47,34 @@ async def test_a_new_router_confirms_every_gate_it_is_told(tmp_path: Path) -> No
 
 
 async def test_a_shut_gate_is_confirmed_when_what_is_in_flight_is_answered(tmp_path: Path) -> None:
+    """The engine's answers and the shutting come to the router at once: it has no time to lose patience."""
     async with running_cluster(tmp_path) as cluster, conversation(cluster.pods[0].front) as client:
-        agent, key = cluster.pods[0].agent, cluster.keys(0)[0]
-        client.send(slow(key, 1_000_000), ("GET", key))
-        await busy(client, cluster.keys(2)[0])
-        generation = agent.set_gate(0, epoch=0)
-        frames = asyncio.create_task(client.frames(2))
-        await agent.confirmed(0, generation)
-        done, _ = await asyncio.wait({frames}, timeout=1)
-        assert done, "confirmed although commands were in flight"
-        assert frames.result()[0].startswith(b":")
-        assert frames.result()[1] == b"$4\r\nslow\r\n"
+        pod, key = cluster.pods[0], cluster.keys(0)[0]
+        await reached(client, key)
+        with stopped(pod.copies[0]):
+            client.send(("SET", key, "x"), ("GET", key))
+            await busy(client, cluster.keys(2)[0])
+            router = pod.workers[0]
+            router.send_signal(signal.SIGSTOP)
+        with stopped(router):
+            await answered(pod.copies[0], key, b"x")
+            generation = pod.agent.set_gate(0, epoch=0)
+        await pod.agent.confirmed(0, generation)
+        assert await client.frames(2) == [b"+OK\r\n", b"$1\r\nx\r\n"]
+
+
+async def reached(client: Conversation, key: str) -> None:
+    """The router has a connection to the key's engine: what comes next is sent there, not parked."""
+    assert await client.ask("GET", key) == b"$-1\r\n"
+
+
+async def answered(copy: EngineServer, key: str, value: bytes) -> None:
+    """The engine has executed the write of this value, and what it answered is on its way."""
+    async with copy.client() as engine:
+        async with asyncio.timeout(10):
+            while await engine.get(key) != value:
+                pass
+        await engine.ping()  # answers leave before the engine reads again
 
 
 async def busy(client: Conversation, key: str) -> None:
@@ -98,12 +122,14 @@ async def test_commands_wait_when_authority_lapses_and_go_on_when_it_is_renewed(
 async def test_a_reply_after_the_deadline_is_indeterminate_and_a_read_is_asked_again(tmp_path: Path) -> None:
     async with running_cluster(tmp_path) as cluster, conversation(cluster.pods[0].front) as client:
         agent, key = cluster.pods[0].agent, cluster.keys(0)[0]
+        await reached(client, key)
         async with conversation(cluster.pods[0].front) as reader:
-            client.send(slow(key))
-            await busy(client, cluster.keys(2)[0])
-            reader.send(("GET", key))
-            await busy(client, cluster.keys(2)[0])
-            agent.set_deadline(0, -1)
+            with stopped(cluster.pods[0].copies[0]):
+                client.send(("SET", key, "slow"))
+                await busy(client, cluster.keys(2)[0])
+                reader.send(("GET", key))
+                await busy(client, cluster.keys(2)[0])
+                agent.set_deadline(0, -1)
             reply = await client.frame()
             assert reply.startswith(
                 b"-INDETERMINATE partition 0: the pod's authority ended after this command was sent"
@@ -117,12 +143,14 @@ async def test_a_reply_after_the_deadline_is_indeterminate_and_a_read_is_asked_a
 async def test_a_late_read_is_not_asked_again_behind_a_write_of_its_client(tmp_path: Path) -> None:
     async with running_cluster(tmp_path) as cluster, conversation(cluster.pods[0].front) as client:
         agent, key = cluster.pods[0].agent, cluster.keys(0)[0]
+        await reached(client, key)
         async with conversation(cluster.pods[0].front) as other:
-            other.send(slow("{" + key + "}other", 8_000_000))
-            await busy(client, cluster.keys(2)[0])
-            client.send(("GET", key), slow(key, 8_000_000))
-            await busy(client, cluster.keys(2)[0])
-            agent.set_deadline(0, -1)
+            with stopped(cluster.pods[0].copies[0]):
+                other.send(("SET", "{" + key + "}other", "slow"))
+                await busy(client, cluster.keys(2)[0])
+                client.send(("GET", key), ("SET", key, "slow"))
+                await busy(client, cluster.keys(2)[0])
+                agent.set_deadline(0, -1)
             assert [reply[:14] for reply in await client.frames(2)] == [b"-INDETERMINATE"] * 2
 
 
@@ -141,9 +169,9 @@ async def test_an_engine_that_hangs_does_not_hold_up_the_confirmation(tmp_path: 
 async def test_a_router_without_agent_serves_until_the_deadline(tmp_path: Path) -> None:
     async with running_cluster(tmp_path) as cluster, conversation(cluster.pods[0].front) as client:
         agent, key = cluster.pods[0].agent, cluster.keys(0)[0]
-        agent.set_deadline(0, 500 * 10**6)
         await agent.stop()
         assert await client.ask("SET", key, "x") == b"+OK\r\n"
+        agent.set_deadline(0, 500 * 10**6)
         async with asyncio.timeout(5):
             while True:
                 client.send(("INCR", "{" + key + "}n"))

@@ -213,6 +213,21 @@ def test_late_replies_before_bytes_that_are_no_reply_are_answered() -> None:
     assert (0, 2) in world.confirmed, "nothing is counted as in flight any more"
 
 
+def test_a_shut_gate_is_confirmed_with_the_answer_to_the_last_command_in_flight() -> None:
+    world = World()
+    client = world.client()
+    engine = connected_engine(world, client)
+    client.feed(request("SET", key_of(0), "1") + request("GET", key_of(0)))
+    world.loop.turn()
+    world.set_gate(0, generation=2, epoch=0)
+    world.router.use_gate(0, 2)
+    engine.feed(b"+OK\r\n")
+    assert (0, 2) not in world.confirmed
+    engine.feed(b"$1\r\n1\r\n")
+    assert (0, 2) in world.confirmed
+    assert client.frames() == [b"+OK\r\n", b"$1\r\n1\r\n"]
+
+
 def test_what_is_in_flight_at_an_engine_that_the_routes_name_no_more_holds_up_the_confirmation() -> None:
     world = World()
     client = world.client()
