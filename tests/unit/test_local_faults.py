@@ -14,6 +14,7 @@ from tests.datapath import keys_by_partition, plain_client
 from tests.gate_watch import GateWatch
 from tests.local_process import LocalProcess
 from tests.outage import Load
+from tests.replication import wait_replicated
 from tests.unit.conftest import LocalFactory
 from tests.waiting import wait_until
 
@@ -24,7 +25,6 @@ pytestmark = [pytest.mark.t1, pytest.mark.timeout(240)]
 
 PARTITIONS = 16
 ANSWER_S = 20.0
-REPLICATED_S = 2.0
 
 
 @dataclass
@@ -84,9 +84,9 @@ def fault(local: LocalProcess) -> Iterator[Fault]:
     addresses = local.endpoints().plain
     with plain_client(addresses[0]) as client:
         client.mset({key: key for key in keys})
-    time.sleep(REPLICATED_S)
     with GateWatch(local.directory / "state.json") as watch, Load(addresses, PARTITIONS, prefix) as load:
         wait_until(lambda: load.all_answered_since(0.0), 10, "load")
+        wait_replicated(local)
         fault = Fault(local, load, keys)
         yield fault
     assert load.forgotten <= fault.may_forget

@@ -18,6 +18,7 @@ from tests.datapath import plain_client
 from tests.gate_watch import GateWatch
 from tests.local_process import LocalProcess
 from tests.outage import Load
+from tests.replication import wait_replicated
 from tests.unit.conftest import LocalFactory
 from tests.waiting import wait_until
 
@@ -25,8 +26,6 @@ pytestmark = [pytest.mark.t1, pytest.mark.timeout(300)]
 
 ROUNDS = 6
 KEYS = 200
-REPLICATED_S = 2.0
-"""Until then a replica that has just been told to follow is attached: engines try again once a second."""
 ANSWER_S = 30.0
 MAX_STOP_S = 6.0
 
@@ -90,7 +89,7 @@ def test_faults_in_random_order_lose_nothing(local_cluster: LocalFactory, engine
             keys = [f"{seed}:{number}:{n}" for n in range(KEYS)]
             with plain_client(addresses[0]) as client:
                 client.mset({key: key for key in keys})
-            time.sleep(REPLICATED_S)
+            wait_replicated(local)
             what = striker.strike()
             struck = time.monotonic()
             wait_until(lambda struck=struck: load.all_answered_since(struck), ANSWER_S, what)
