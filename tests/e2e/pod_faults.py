@@ -19,6 +19,8 @@ ANSWER_S = 30.0
 WHOLE_S = 90.0
 LEADER_S = 40.0
 POLL_S = 0.1
+REPLICATION_S = 1.0
+"""`durability: async` may lose what a primary acknowledged so shortly before it dies."""
 
 
 @dataclass
@@ -34,14 +36,16 @@ class FaultTable:
 
     def lines(self) -> list[str]:
         """For people. Seconds without an answer for all of a partition, for one connection, and until whole again."""
-        head = ("fault", "partition", "connection", "whole", "errors", "undone", "errors by kind")
+        head = ("fault", "partition", "connection", "whole", "errors", "undone", "late", "errors by kind")
         return [_columns(*head), *map(self._line, self.rows)]
 
     @staticmethod
     def _line(row: dict[str, Any]) -> str:
         seconds = (f"{row[name]:.2f} s" for name in ("partitionPause", "connectionPause", "wholeAfter"))
         kinds = ", ".join(f"{count} {kind}" for kind, count in row["errors"].items())
-        return _columns(row["fault"], *seconds, str(sum(row["errors"].values())), str(row["rolledBack"]), kinds)
+        undone = sum(found["writes"] for found in row["undone"])
+        counts = (str(sum(row["errors"].values())), str(undone), str(len(row["late"])))
+        return _columns(row["fault"], *seconds, *counts, kinds)
 
 
 def _columns(fault: str, *figures: str) -> str:
@@ -83,8 +87,12 @@ class Fault:
             time.sleep(POLL_S)
         return time.monotonic() - began
 
-    def finish(self, within_s: float = WHOLE_S) -> list[str]:
-        """Wait until all copies are back; check the data; enter it in the table. Returns the events since the blow."""
+    def finish(self, within_s: float = WHOLE_S, *, primary_lost: bool = False) -> list[str]:
+        """Wait until all copies are back; check the data; enter it in the table. Returns the events since the blow.
+
+        With `primary_lost`, a primary was lost with what it had not yet replicated. Otherwise every acknowledged write
+        must be there.
+        """
         self.cache.wait_whole(within_s)
         whole_s = time.monotonic() - self.struck
         self.wait_answers()
@@ -92,10 +100,19 @@ class Fault:
         assert not missing, f"{self.name}: {len(missing)} old keys are gone: {missing[:20]}"
         report = self.load.ask("report")
         assert not report["emptied"], f"{self.name}: served empty: {report}"
+        assert not report["wrong"], f"{self.name}: {report['wrong']}"
         events = self.cache.events_since(self.struck_at)
         self.table.rows.append({"fault": self.name, **report, "wholeAfter": round(whole_s, 2), "events": events})
+        self._check_undone(report["undone"], primary_lost)
         assert not [event for event in events if event.startswith("DataLost")], events
         return events
+
+    def _check_undone(self, undone: list[dict[str, Any]], primary_lost: bool) -> None:
+        """All that may be gone of a key is what was acknowledged in the last moment before its primary was lost."""
+        for found in undone:
+            first, last = found["acknowledgedAt"]
+            in_the_window = first > self.struck - REPLICATION_S and last - first < REPLICATION_S
+            assert primary_lost and in_the_window, f"{self.name}, struck at {self.struck}: acknowledged, gone: {found}"
 
     # -- who is who --
 

@@ -2,7 +2,8 @@
 
 Run in the cluster's network as `python -m tests.e2e.pod_load HOST PARTITIONS`, where HOST is the Service. It writes
 old keys, then keeps two connections for every partition busy with SET and GET, and answers each line of its standard
-input ("reset", "report", "check") with a line of JSON. `PodLoad` is the handle for tests.
+input ("reset", "report", "check") with a line of JSON. `PodLoad` is the handle for tests. What it reads it judges by
+`write_history`: acknowledged writes that are gone and its own writes that come late are told apart.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, Self
 import hiredis
 from tests.datapath import keys_by_partition
 from tests.e2e.resp_connection import Connection
+from tests.e2e.write_history import Finding, History, Meaning
 
 PORT = 6379
 CONNECTIONS = 2
@@ -31,8 +33,9 @@ CONNECT_S = 1.0
 ANSWER_S = 5.0
 """Longer than a failover, so that it is the cluster that decides how long a command is held."""
 OLD_KEYS = 20
-STARTED_S = 30.0
-REPLICATED_S = 2.0
+REPLICATED_S = 0.5
+INDETERMINATE = "INDETERMINATE"
+"""The only error that does not say that the command was not executed."""
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -42,12 +45,11 @@ class Client:
 
     partition: int
     key: str
+    history: History
     answered_at: float = 0.0
     """When the last command that was answered had been sent (monotonic seconds)."""
     last_answer: float = field(default_factory=time.monotonic)
     longest_s: float = 0.0
-    attempted: int = 0
-    acknowledged: int = 0
 
 
 @dataclass
@@ -58,8 +60,9 @@ class Seen:
     errors: Counter[str] = field(default_factory=Counter)
     answers: int = 0
     emptied: list[str] = field(default_factory=list)
-    rolled_back: int = 0
-    rollbacks: list[dict[str, Any]] = field(default_factory=list)
+    undone: list[dict[str, Any]] = field(default_factory=list)
+    late: list[dict[str, Any]] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
     partition_answer: dict[int, float] = field(default_factory=dict)
     partition_longest_s: dict[int, float] = field(default_factory=dict)
 
@@ -74,12 +77,41 @@ class Seen:
         self.partition_answer[client.partition] = now
         self.answers += 1
 
+    def found(self, client: Client, value: bytes | None) -> None:
+        """A client read its key. Seconds are monotonic, as those of the test are."""
+        finding = client.history.read(value)
+        match finding.meaning:
+            case Meaning.EMPTIED:
+                self.emptied.append(client.key)
+            case Meaning.WRONG:
+                self.wrong.append(f"{client.key} is {value!r}")
+            case Meaning.UNDONE:
+                times = [write.acknowledged_at for write in finding.undone]
+                self.undone.append(
+                    {"key": client.key, "writes": len(times), "acknowledgedAt": [times[0], times[-1]]}
+                    | self._place(client)
+                )
+            case Meaning.LATE:
+                self.late.append(self._late(client, finding) | self._place(client))
+
+    @staticmethod
+    def _place(client: Client) -> dict[str, Any]:
+        return {"partition": client.partition, "at": time.monotonic()}
+
+    @staticmethod
+    def _late(client: Client, finding: Finding) -> dict[str, Any]:
+        assert finding.sequence is not None
+        write = client.history.writes[finding.sequence]
+        return {"key": client.key, "sentAt": write.sent_at, "fate": write.fate}
+
     def reset(self) -> None:
         """Forget figures. Pauses that last go on being counted from the last answer."""
         self.errors.clear()
         self.emptied.clear()
-        self.rollbacks.clear()
-        self.answers = self.rolled_back = 0
+        self.undone.clear()
+        self.late.clear()
+        self.wrong.clear()
+        self.answers = 0
         self.partition_longest_s.clear()
         for client in self.clients:
             client.longest_s = 0.0
@@ -95,43 +127,63 @@ class Seen:
             "answers": self.answers,
             "errors": dict(self.errors),
             "emptied": list(self.emptied),
-            "rolledBack": self.rolled_back,
-            "rollbacks": list(self.rollbacks),
+            "undone": list(self.undone),
+            "late": list(self.late),
+            "wrong": list(self.wrong),
         }
 
 
-async def _round(seen: Seen, client: Client, connection: Connection) -> None:
-    """Write and read once; each answer is checked against what was acknowledged before."""
-    client.attempted += 1
+async def _write(seen: Seen, client: Client, connection: Connection) -> None:
+    history = client.history
     sent_at = time.monotonic()
-    answer = await connection.command("SET", client.key, str(client.attempted), timeout_s=ANSWER_S)
+    sequence = history.send(sent_at)
+    try:
+        answer = await connection.command("SET", client.key, history.value(sequence), timeout_s=ANSWER_S)
+    except OSError as error:
+        history.unknown(sequence, type(error).__name__)
+        raise
     if isinstance(answer, hiredis.ReplyError):
-        seen.errors[str(answer).split()[0]] += 1
+        error_word = str(answer).split()[0]
+        seen.errors[error_word] += 1
+        (history.unknown if error_word == INDETERMINATE else history.refused)(sequence, error_word)
         return
-    client.acknowledged = client.attempted
+    history.acknowledged(sequence, time.monotonic())
     seen.answered(client, sent_at)
+
+
+async def _read(seen: Seen, client: Client, connection: Connection) -> None:
     sent_at = time.monotonic()
     answer = await connection.command("GET", client.key, timeout_s=ANSWER_S)
     if isinstance(answer, hiredis.ReplyError):
         seen.errors[str(answer).split()[0]] += 1
         return
     seen.answered(client, sent_at)
-    if answer is None:
-        seen.emptied.append(client.key)
-    elif int(answer) < client.acknowledged:
-        undone = client.acknowledged - int(answer)
-        seen.rolled_back += undone
-        seen.rollbacks.append({"partition": client.partition, "key": client.key, "undone": undone, "at": sent_at})
-        client.acknowledged = int(answer)
+    seen.found(client, answer)
+
+
+async def _begin(seen: Seen, client: Client, host: str) -> None:
+    """Until the client's key has a value."""
+    while client.history.newest < 0:
+        try:
+            connection = await Connection.open(host, PORT, CONNECT_S)
+            try:
+                await _write(seen, client, connection)
+            finally:
+                connection.close()
+        except OSError:
+            await asyncio.sleep(PERIOD_S)
 
 
 async def _run(seen: Seen, client: Client, host: str) -> None:
+    """Write and read, over one connection after the other. After a write of unknown fate it reads before it writes."""
     while True:
         connection = None
         try:
             connection = await Connection.open(host, PORT, CONNECT_S)
             while True:
-                await _round(seen, client, connection)
+                if not client.history.unsure:
+                    await _write(seen, client, connection)
+                await _read(seen, client, connection)
                 await asyncio.sleep(PERIOD_S)
         except OSError as error:
             phase = "connecting" if connection is None else "answer"
@@ -163,10 +215,9 @@ async def _serve(host: str, partitions: int) -> None:
     old = [key for n in range(OLD_KEYS) for key in keys_by_partition(f"{prefix}:old:{n}", partitions)]
     await _ask_once(host, "MSET", *(word for key in old for word in (key, key)))
     names = [keys_by_partition(f"{prefix}:{n}", partitions) for n in range(CONNECTIONS)]
-    clients = [Client(partition, key) for keys in names for partition, key in enumerate(keys)]
+    clients = [Client(partition, key, History(key)) for keys in names for partition, key in enumerate(keys)]
     seen = Seen(clients)
-    for client in clients:
-        await _ask_once(host, "SET", client.key, "0")
+    await asyncio.gather(*(_begin(seen, client, host) for client in clients))
     await asyncio.sleep(REPLICATED_S)  # async durability: what is checked later had time to reach the replicas
     tasks = [asyncio.create_task(_run(seen, client, host)) for client in clients]
     loop = asyncio.get_running_loop()

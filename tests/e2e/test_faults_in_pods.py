@@ -32,7 +32,7 @@ def test_the_redis_process_of_a_primary_is_killed(fault: Fault) -> None:
     pod = fault.primary_pod(3)
     engines = processes(fault, pod, "engine", 3)
     fault.strike("kill -9 of a primary's redis process", lambda: fault.cache.kill(engines))
-    assert_told(fault.finish(), "ElectionStarted", "PrimaryElected", "ReplicaJoined")
+    assert_told(fault.finish(primary_lost=True), "ElectionStarted", "PrimaryElected", "ReplicaJoined")
     assert fault.primary_pod(3)["metadata"]["uid"] != pod["metadata"]["uid"]
 
 
@@ -61,7 +61,7 @@ def test_every_process_of_a_pod_is_killed(fault: Fault) -> None:
     everything = fault.cache.processes(pod)
     assert {process.container for process in everything} == {"redis", "sidecar"}
     fault.strike("kill -9 of every process of a pod", lambda: fault.cache.kill(everything))
-    assert_told(fault.finish(), "ElectionStarted", "PrimaryElected", "ReplicaJoined")
+    assert_told(fault.finish(primary_lost=True), "ElectionStarted", "PrimaryElected", "ReplicaJoined")
     after = fault.cache.processes(fault.cache.view().pod(pod["metadata"]["uid"]))
     assert not {process.pid for process in after} & {process.pid for process in everything}
 
@@ -73,7 +73,7 @@ def test_a_pod_is_deleted(fault: Fault, flags: tuple[str, ...]) -> None:
     title = " ".join(["kubectl delete pod", *flags])
     fault.strike(title, lambda: fault.cache.kubectl("delete", "pod", name, "--wait=false", *flags))
     fault.wait_replaced(pod)
-    assert_told(fault.finish(), "PrimaryElected", "ReplicaJoined")
+    assert_told(fault.finish(primary_lost=True), "PrimaryElected", "ReplicaJoined")
     assert len(fault.cache.view().pods) == 3
 
 
@@ -104,7 +104,7 @@ def test_a_node_is_cut_off_and_healed(node_fault: Fault) -> None:
     fault.cache.wait_whole(60, nodes=2)
     assert _two_nodes_tell_it(fault.cache.view(), pod) is None
     fault.cache.cluster.heal(node)
-    assert_told(fault.finish(), "ElectionStarted", "PrimaryElected", "ReplicaLeft", "ReplicaJoined")
+    assert_told(fault.finish(primary_lost=True), "ElectionStarted", "PrimaryElected", "ReplicaLeft", "ReplicaJoined")
 
 
 def test_a_node_is_killed_and_started_again(node_fault: Fault) -> None:
@@ -114,4 +114,4 @@ def test_a_node_is_killed_and_started_again(node_fault: Fault) -> None:
     fault.strike("node killed", lambda: fault.cache.cluster.kill(node))
     wait_until(lambda: _two_nodes_tell_it(fault.cache.view(), pod) is None, 30, "status tells of the lost node")
     fault.cache.cluster.start(node)
-    assert_told(fault.finish(), "ElectionStarted", "PrimaryElected", "ReplicaJoined")
+    assert_told(fault.finish(primary_lost=True), "ElectionStarted", "PrimaryElected", "ReplicaJoined")

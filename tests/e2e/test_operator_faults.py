@@ -65,7 +65,7 @@ def test_a_pod_is_killed_while_the_operator_is_stopped(fault: Fault, operator: R
         fault.cache.kubectl("delete", "pod", pod["metadata"]["name"], *force)
         assert ring_of(fault) == before
     fault.wait_answers(60)
-    fault.finish()
+    fault.finish(primary_lost=True)
     assert len(fault.cache.view().pods) == 3
     assert pod["metadata"]["uid"] not in [uid for uid, _ in ring_of(fault).members]
 
@@ -104,13 +104,13 @@ def test_two_operators_at_once_do_no_harm(fault: Fault, operator: Release, tmp_p
         fault.wait_answers()
         engines = [it for it in fault.cache.processes(fault.primary_pod(5)) if it.role == "engine"]
         fault.strike("two operators; all redis of a pod killed", lambda: fault.cache.kill(engines))
-        fault.finish()
+        fault.finish(primary_lost=True)
         victim = fault.primary_pod(7)
         name = victim["metadata"]["name"]
         force = ("--force", "--grace-period=0", "--wait=false")
         fault.strike("two operators; a pod killed", lambda: fault.cache.kubectl("delete", "pod", name, *force))
         fault.wait_replaced(victim)
-        fault.finish()
+        fault.finish(primary_lost=True)
     after = ring_of(fault)
     assert all(new.epoch >= old.epoch for old, new in zip(before.entries, after.entries, strict=True))
     assert len(fault.cache.view().pods) == 3
