@@ -1,6 +1,6 @@
 """`agent_step`: what an agent does next about the copies of its pod. Pure, level-triggered, callable at any moment.
 
-Implements A0-A4 and the recording part of A7 (docs/protocol.md) for `durability: async`. The shell around it observes,
+Implements A0-A6 and the recording part of A7 (docs/protocol.md) for `durability: async`. The shell around it observes,
 calls this, and carries the decision out in the order marks, gates, commands; then it observes and calls again. The
 step never assumes that an earlier decision was carried out: it looks at what is. At most one command per copy a step.
 """
@@ -19,13 +19,17 @@ from .agent_view import (
     Follow,
     GateChange,
     GateView,
+    HandoverMessage,
+    HandoverWord,
     Promote,
     Remove,
     Restart,
     Seal,
     Start,
+    TakenOver,
 )
 from .gate_step import SHUT
+from .handover import has_taken_over, is_sent, is_shutting, primary_step, token_for
 from .hashring import CopyId, Entry, HashRing, State
 from .pod_table import Marks
 from .report import CopyReport, Process, Report
@@ -41,11 +45,14 @@ __all__ = [
     "Follow",
     "GateChange",
     "GateView",
+    "HandoverMessage",
+    "HandoverWord",
     "Promote",
     "Remove",
     "Restart",
     "Seal",
     "Start",
+    "TakenOver",
     "agent_step",
 ]
 
@@ -69,6 +76,9 @@ def agent_step(view: AgentView) -> AgentDecision:
         gates=tuple(step.gate_change for step in steps if step.gate_change is not None),
         commands=tuple(step.command for step in steps if step.command is not None),
         report=_report(view, steps),
+        messages=tuple(step.message for step in steps if step.message is not None),
+        news={step.partition: news for step in steps if (news := step.news()) is not None},
+        answers={step.partition: step.word() for step in steps if step.partition in view.asked and step.entry},
     )
 
 
@@ -104,6 +114,7 @@ class _CopyStep:
         self.entry = _entry_above_floor(view.map, partition, self.marks)
         self.gate_change: GateChange | None = None
         self.command: Command | None = None
+        self.message: HandoverMessage | None = None
 
     @property
     def shut(self) -> bool:
@@ -143,6 +154,8 @@ class _CopyStep:
         if self.new_marks.run_id == self.copy.run_id != "" and self.identity in self.entry.isr:
             # The map's word that this term's primary had it in sync, even if its link was never seen up here.
             self.new_marks = replace(self.new_marks, rank_term=max(self.new_marks.rank_term, self.entry.term))
+        if self.entry.state is State.MOVING:
+            self._hand_over(self.entry)
         if self._may_open(self.entry):
             self._open(self.entry)
         else:
@@ -165,13 +178,43 @@ class _CopyStep:
             required_epoch=0,
         )
 
+    def _hand_over(self, entry: Entry) -> None:
+        """Record and say what the primary (A5) or the successor (A6) of a `Moving` entry has to."""
+        if entry.primary == self.identity:
+            gate_open = self.gate.gate_epoch == entry.epoch and self.gate.confirmed
+            at_rest = self.copy.process is Process.UP and not self.copy.busy
+            sealed = at_rest and self.shut and self.copy.source == NOWHERE
+            mark, self.message = primary_step(
+                self.view, self.partition, entry, self.new_marks, self.copy, gate_open, sealed
+            )
+            self.new_marks = replace(self.new_marks, hand_over=mark)
+        elif self.intact and self.shut and not self.copy.busy and self.view.now_ns < _deadline_ns(self.view):
+            token = token_for(self.view, self.partition, entry, self.identity, self.copy)
+            if token is not None:
+                self.new_marks = replace(
+                    self.new_marks,
+                    taken_over_epoch=entry.epoch,
+                    required=tuple(sorted({*token.required, *entry.isr})),
+                    required_epoch=entry.epoch,
+                )
+
+    def _leads(self, entry: Entry) -> bool:
+        """The copy that runs here is the one that may serve by this entry."""
+        if entry.state is State.STABLE:
+            return entry.primary == self.identity
+        if entry.state is not State.MOVING:
+            return False
+        if entry.primary == self.identity:
+            mark = self.new_marks.hand_over
+            return not is_shutting(mark, entry.epoch) and not is_sent(mark, entry.epoch)
+        return entry.successor == self.identity and self.new_marks.taken_over_epoch == entry.epoch
+
     def _may_open(self, entry: Entry) -> bool:
         """A2, and only for a redis that already is a master; an open gate stays open while redis is busy or silent."""
         is_open = self.gate.gate_epoch != SHUT
         answers = (Process.UP, Process.SILENT) if is_open else (Process.UP,)
         return (
-            entry.state is State.STABLE
-            and entry.primary == self.identity
+            self._leads(entry)
             and self.copy.process in answers
             and self.copy.source is None
             and (is_open or not self.copy.busy)
@@ -218,7 +261,8 @@ class _CopyStep:
         """Shut an open gate. Its deadline stays: what is in flight may still be answered until then."""
         if self.gate.gate_epoch != SHUT:
             epoch = self.new_marks.seen_epoch
-            self.gate_change = GateChange(self.partition, epoch, SHUT, self.gate.deadline_ns, True)
+            patient = is_shutting(self.new_marks.hand_over, epoch)
+            self.gate_change = GateChange(self.partition, epoch, SHUT, self.gate.deadline_ns, True, patient)
 
     def _command(self, entry: Entry) -> Command | None:
         copy = self.copy
@@ -263,26 +307,39 @@ class _CopyStep:
                 return None
             case State.ELECTING:
                 return None if self.copy.source == NOWHERE or self.copy.syncing else Seal(self.partition)
-            case State.STABLE:
-                if entry.primary == self.identity:
+            case State.STABLE | State.MOVING:
+                if self._leads(entry):
                     return Promote(self.partition) if self.copy.source is not None else None
-                return self._follow(entry)
-            case State.MOVING:
-                return None
+                if entry.state is State.MOVING:
+                    return self._hand_over_or_follow(entry)
+                return self._follow(entry, entry.primary)
 
-    def _follow(self, entry: Entry) -> Command | None:
+    def _hand_over_or_follow(self, entry: Entry) -> Command | None:
+        """The former primary demotes itself and waits; everybody follows whoever serves."""
+        taken_over = has_taken_over(self.view, self.partition, entry)
+        if entry.primary == self.identity and not taken_over:
+            return Seal(self.partition) if self.shut and self.copy.source is None else None
+        return self._follow(entry, entry.successor if taken_over else entry.primary)
+
+    def _address(self, copy: CopyId | None) -> tuple[str, int] | None:
+        """Where a copy's redis can be replicated from."""
+        member = self.view.map.member(copy.pod) if self.view.map is not None and copy is not None else None
+        return (
+            (member.host, self.view.replication_port + self.partition) if member is not None and member.host else None
+        )
+
+    def _follow(self, entry: Entry, leader: CopyId | None) -> Command | None:
         """A3. A process that held data and must take a full resync is started empty first: it is a new copy then."""
-        assert entry.primary is not None and self.view.map is not None
-        if entry.primary.pod == self.view.pod:
-            return None
-        member = self.view.map.member(entry.primary.pod)
-        if member is None or not member.host:
+        assert leader is not None
+        source = self._address(leader)
+        if source is None or leader.pod == self.view.pod:
             return None
         if self.copy.syncing and self.marks.rank_term > 0 and self.adopted:
             return self._restart(entry, "a full resync began in a copy that held data")
-        source = (member.host, self.view.replication_port + self.partition)
         if self.copy.source != source or self.copy.announce != str(self.identity):
             return Follow(self.partition, *source, announce=str(self.identity))
+        if self.copy.ask_again and self.copy.has_stream:
+            return Follow(self.partition, *source, announce=str(self.identity), anew=True)
         if self.copy.link_up and not self.copy.syncing and self.new_marks.run_id == self.copy.run_id:
             self.new_marks = replace(self.new_marks, rank_term=entry.term)
         return None
@@ -294,6 +351,28 @@ class _CopyStep:
         have = dict(self.copy.config)
         wanted = tuple(item for item in self.view.map.settings.engine_config if have.get(item[0]) != item[1])
         return Configure(self.partition, wanted) if wanted else None
+
+    def news(self) -> TakenOver | None:
+        """That this copy serves by a token: what every agent should know without waiting for the map."""
+        entry = self.entry
+        if entry is None or entry.state is not State.MOVING or entry.successor != self.identity:
+            return None
+        serves = self.marks.taken_over_epoch == self.gate.gate_epoch == entry.epoch
+        return TakenOver(entry.epoch, self.identity) if serves and self.copy.source is None else None
+
+    def word(self) -> HandoverWord:
+        """The answer to a hand-over message, from what is already so."""
+        assert self.entry is not None
+        return HandoverWord(
+            copy=self.identity,
+            epoch=self.marks.seen_epoch,
+            offset=self.copy.offset,
+            following=self.intact
+            and self.copy.link_up
+            and not self.copy.busy
+            and self.copy.source == self._address(self.entry.primary),
+            taken_over_epoch=self.marks.taken_over_epoch if self.news() is not None else 0,
+        )
 
     def worth_reporting(self) -> bool:
         """A partition of which this pod has nothing is left out, unless a gate of it may be open."""
@@ -328,6 +407,8 @@ class _CopyStep:
             lagging=self._lagging() if open_now else (),
             required_epoch=marks.required_epoch if confirmed else 0,
             required=marks.required if confirmed else (),
+            taken_over_epoch=marks.taken_over_epoch if self.adopted else 0,
+            gave_up_epoch=marks.hand_over.epoch if self.adopted and marks.hand_over.gave_up else 0,
             used_memory=copy.used_memory,
             keys=copy.keys,
             silent_s=copy.silent_s,

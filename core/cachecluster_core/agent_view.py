@@ -114,8 +114,8 @@ class AgentView:
     are the entries with the highest epochs that this pod ever took, also from before a restart: they are reported while
     the map is missing or below the floor, to rebuild it from (O8).
     `replication_port` is the base: partition p replicates on base + p. By partition: `words` are the last answers to
-    own hand-over messages, `asked` the last hand-over messages that came, `taken_over` the last news; all three are kept
-    in memory only, and what they say of other epochs is ignored.
+    own hand-over messages, `asked` the last hand-over messages that came, `taken_over` the last news; all three are
+    kept in memory only, and what they say of other epochs is ignored.
     """
 
     pod: str
@@ -170,8 +170,8 @@ class Promote:
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Set `replica-announce-ip` to `announce`, then `REPLICAOF host port`. `anew`: it follows that address already; seal
-    it first, or the engine would do nothing."""
+    """Set `replica-announce-ip` to `announce`, then `REPLICAOF host port`. `anew`: it follows that address already;
+    seal it first, or the engine would do nothing."""
 
     partition: int
     host: str
@@ -193,21 +193,23 @@ Command = Start | Restart | Remove | Seal | Promote | Follow | Configure
 
 @dataclass(frozen=True, slots=True)
 class GateChange:
-    """Write the gate record of a partition: with a new generation (every router must confirm it) or the same one."""
+    """Write the gate record of a partition: with a new generation (every router must confirm it) or the same one.
+    `patient`: what is in flight at an engine that is slow to answer must not be cut off."""
 
     partition: int
     seen_epoch: int
     gate_epoch: int
     deadline_ns: int
     new_generation: bool
+    patient: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class AgentDecision:
     """To be carried out in this order; `report` describes the view the decision was made from.
 
-    `messages` are to be sent once marks are written, and again until they are answered or no longer here. `news` is to be
-    told once to every other agent of the cluster. `answers` is what to answer to hand-over messages by partition.
+    `messages` are to be sent once marks are written, and again until they are answered or no longer here. `news` is
+    to be told once to every other agent of the cluster. `answers` is what to answer to hand-over messages by partition.
     """
 
     marks: Mapping[int, Marks] = field(default_factory=dict)

@@ -130,14 +130,12 @@ def elect_reason(facts: Facts) -> str | None:
     primary = entry.primary
     assert primary is not None
     others = [copy for copy in entry.isr if copy != primary]
-    name = _name(facts, primary.pod)
+    name = pod_name(facts, primary.pod)
     trouble = _trouble(facts, primary, name)
     if trouble is None:
         return None
     if any(can_lead(facts, copy) and not facts.ending(copy.pod) for copy in others):
         return trouble
-    if facts.ending(primary.pod) and has_open_gate(facts, primary):
-        return None
     if all(is_dead(facts, copy) for copy in entry.isr):
         return trouble
     return trouble if facts.passed(facts.ungated_since, facts.view.timing.repair_delay) else None
@@ -149,7 +147,7 @@ def _trouble(facts: Facts, primary: CopyId, name: str) -> str | None:
         return f"the redis process on {name} ended"
     if facts.agent(primary.pod).suspicion is Suspicion.CONFIRMED:
         return f"{name} does not answer"
-    if facts.ending(primary.pod):
+    if facts.ending(primary.pod) and not has_open_gate(facts, primary):
         return f"{name} is being deleted"
     authority = facts.view.settings.authority_s * facts.view.timing.clock_rate
     if facts.agent(primary.pod).reporting and facts.passed(facts.ungated_since, authority):
@@ -157,7 +155,8 @@ def _trouble(facts: Facts, primary: CopyId, name: str) -> str | None:
     return None
 
 
-def _name(facts: Facts, pod: str) -> str:
+def pod_name(facts: Facts, pod: str) -> str:
+    """The pod's name for people, its UID when nothing else is known."""
     known = facts.pods.get(pod)
     member = facts.view.map.member(pod) if facts.view.map else None
     return known.name if known else member.name if member else pod
@@ -247,7 +246,7 @@ def promoted(facts: Facts, first_choice: Callable[[], str]) -> Entry | None:
         isr=isr,
         learners=tuple(sorted(learners)),
         term=facts.entry.epoch + 1,
-        reason=f"{_name(facts, best.pod)} was elected: {facts.entry.reason}",
+        reason=f"{pod_name(facts, best.pod)} was elected: {facts.entry.reason}",
         since=facts.view.wall,
     )
 
@@ -319,7 +318,7 @@ def begun(facts: Facts, first_choice: Callable[[], str]) -> Entry | None:
         isr=(primary,),
         learners=tuple(other for other in facts.entry.learners if other != pod),
         term=facts.entry.epoch + 1,
-        reason=f"{_name(facts, pod)} begins to serve, empty",
+        reason=f"{pod_name(facts, pod)} begins to serve, empty",
         since=facts.view.wall,
     )
 
@@ -330,9 +329,9 @@ def left(facts: Facts) -> Iterator[tuple[CopyId, str]]:
         if copy == facts.entry.primary:
             continue
         if is_dead(facts, copy):
-            yield copy, f"the replica on {_name(facts, copy.pod)} ended or began anew"
+            yield copy, f"the replica on {pod_name(facts, copy.pod)} ended or began anew"
         elif facts.passed(facts.view.memory.lagging.get((facts.partition, copy)), facts.view.timing.lag_grace):
-            yield copy, f"the replica on {_name(facts, copy.pod)} is not in sync"
+            yield copy, f"the replica on {pod_name(facts, copy.pod)} is not in sync"
 
 
 def joined(facts: Facts) -> list[CopyId]:

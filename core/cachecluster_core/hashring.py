@@ -53,9 +53,9 @@ class Entry:
     `epoch` grows with every change of state, primary, in-sync set or successor; changes of `learners` alone keep it.
     `term` is the epoch at which the current (or last) primary was named: replication offsets of copies compare within
     one term only. `former` stands in an `Electing` entry: the copies whose gates may be open and must be silent before
-    another primary is named (none: unknown, then only time proves it). `isr` holds the primary too. `learners` are pods that keep a copy
-    outside the in-sync set; which process there is a learner is not the map's business until it joins. `since` is
-    seconds since 1970, for people.
+    another primary is named (none: unknown, then only time proves it). `isr` holds the primary too. `learners` are pods
+    that keep a copy outside the in-sync set; which process there is a learner is not the map's business until it joins.
+    `since` is seconds since 1970, for people.
     """
 
     epoch: int = 1

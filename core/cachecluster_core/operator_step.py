@@ -1,6 +1,6 @@
 """`operator_step`: what the operator does next about one cluster. Pure, level-triggered, callable at any moment.
 
-Implements O1-O5 and O7-O9 (docs/protocol.md) for `durability: async`. The shell around it (the control loop) keeps the
+Implements O1-O9 (docs/protocol.md) for `durability: async`. The shell around it (the control loop) keeps the
 observations, calls `remember` and then this, writes the new map by compare-and-swap, and hands pod actions and events
 on. All that a pass decides about all partitions goes into one write.
 """
@@ -14,6 +14,8 @@ from functools import cache, partial
 
 from . import election, rebuild
 from .hashring import CopyId, Entry, HashRing, Member, State
+from .leaving import leaving_pods, newly_leaving
+from .moves import begin_moves, emptied_pods, next_moving
 from .operator_view import (
     CreatePod,
     DeletePod,
@@ -83,9 +85,14 @@ def operator_step(view: OperatorView) -> OperatorDecision:
         return _make_map(view, actions)
     decided, wakes = _decide_entries(view, view.map)
     # Placing all copies takes up to a second in a large cluster: a fail-over must not wait for it.
-    entries = repair(view, decided) if decided == view.map.entries else decided
+    entries = decided
+    leaving = leaving_pods(view.map)
+    if decided == view.map.entries:
+        entries, more_wakes = _plan(view, decided, leaving)
+        wakes += more_wakes
+        leaving |= newly_leaving(view, decided, complete(view))
     _check_changes(view.map.entries, entries)
-    ring = replace(view.map, members=_members(view, entries), entries=entries, settings=view.settings)
+    ring = replace(view.map, members=_members(view, entries, leaving), entries=entries, settings=view.settings)
     ring.check()
     return OperatorDecision(
         map=ring if ring != view.map else None,
@@ -111,6 +118,20 @@ def _make_map(view: OperatorView, actions: tuple[PodAction, ...]) -> OperatorDec
         note = f"The map was gone; rebuilt {len(was_there)} partitions above the epochs that the pods have seen"
         events = (Event("MapRebuilt", note, warning=True),)
     return OperatorDecision(map=ring, pod_actions=actions, events=events)
+
+
+def _plan(
+    view: OperatorView, entries: tuple[Entry, ...], leaving: frozenset[str]
+) -> tuple[tuple[Entry, ...], list[float]]:
+    """What is not urgent, once nothing is: copies to their places, then primaries to theirs."""
+    assert view.map is not None
+    wanted = targets(view, entries)
+    repaired = repair(view, entries, wanted)
+    emptied = emptied_pods(view, leaving)
+    balance = not view.paused and complete(view) and all(e.state in (State.STABLE, State.MOVING) for e in entries)
+    facts = _facts(view, view.map)
+    moved = begin_moves(view, facts, repaired, wanted, emptied, balance)
+    return moved, [wake for item in facts for wake in item.wakes]
 
 
 def _facts(view: OperatorView, ring: HashRing) -> list[election.Facts]:
@@ -146,7 +167,7 @@ def _next_entry(facts: election.Facts, first_choice: Callable[[], str]) -> Entry
             reason = election.elect_reason(facts)
             return election.electing(facts, reason) if reason is not None else _next_members(facts)
         case State.MOVING:
-            return facts.entry
+            return next_moving(facts)
 
 
 def _next_members(facts: election.Facts) -> Entry:
@@ -181,7 +202,11 @@ def _check_changes(old: tuple[Entry, ...], new: tuple[Entry, ...]) -> None:
             assert after.epoch > before.epoch, (before, after)
         if after.primary is not None and after.primary != before.primary:
             fresh = before.state in (State.VACANT, State.LOST) and after.primary.pod in before.learners
-            assert fresh or (before.state is State.ELECTING and after.primary in before.isr), (before, after)
+            elected = before.state is State.ELECTING and after.primary in before.isr
+            handed_over = before.state is State.MOVING and after.primary == before.successor
+            assert fresh or elected or handed_over, (before, after)
+        if after.state is State.MOVING:
+            assert before.state in (State.STABLE, State.MOVING) and after.primary == before.primary, (before, after)
         rebuilt = after.epoch > before.epoch + 1
         assert rebuilt or not (before.state is State.STABLE and after.state in (State.VACANT, State.LOST)), (
             before,
@@ -189,15 +214,19 @@ def _check_changes(old: tuple[Entry, ...], new: tuple[Entry, ...]) -> None:
         )
 
 
-def _members(view: OperatorView, entries: tuple[Entry, ...]) -> tuple[tuple[str, Member], ...]:
+def _members(
+    view: OperatorView, entries: tuple[Entry, ...], leaving: frozenset[str] = frozenset()
+) -> tuple[tuple[str, Member], ...]:
     """Pods with an address, and those gone whose copies the entries still name."""
     members: dict[str, Member] = {}
-    named = {pod for entry in entries for pod in entry.pods()} | {copy.pod for entry in entries for copy in entry.former}
+    named = {pod for entry in entries for pod in entry.pods()} | {
+        copy.pod for entry in entries for copy in entry.former
+    }
     if view.map is not None:
         members = {uid: member for uid, member in view.map.members if uid in named}
     for pod in view.pods:
-        if pod.host and not pod.failed:
-            members[pod.uid] = Member(pod.name, pod.host, pod.zone, pod.node)
+        if (pod.host or pod.uid in leaving) and not pod.failed:
+            members[pod.uid] = Member(pod.name, pod.host, pod.zone, pod.node, pod.uid in leaving)
     return tuple(sorted(members.items()))
 
 
@@ -211,6 +240,11 @@ def _events(old: tuple[Entry, ...], new: tuple[Entry, ...]) -> tuple[Event, ...]
             groups["ElectionStarted", after.reason, True].append(partition)
         elif after.state is State.LOST:
             groups["DataLost", after.reason, True].append(partition)
+        elif after.state is State.MOVING:
+            groups["HandoverStarted", after.reason, False].append(partition)
+        elif before.state is State.MOVING:
+            name = "HandedOver" if after.primary == before.successor else "HandoverGivenUp"
+            groups[name, after.reason, False].append(partition)
         elif before.state is State.ELECTING:
             groups["PrimaryElected", after.reason, False].append(partition)
         elif before.state in (State.VACANT, State.LOST):

@@ -26,7 +26,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What a partition has now: the pods that hold it, best first, and the primary's pod, which stays where it is."""
+    """What a partition has now: the pods that hold it, best first, and the primary's pod."""
 
     pods: tuple[str, ...] = ()
     primary: str | None = None
@@ -39,7 +39,7 @@ def place(
     """For each partition the pods that shall hold it, the primary's first.
 
     `current` has one item per partition. Fewer pods than `replication_factor` give as many copies as there are pods.
-    A primary that exists keeps its place; its pod may for that reason exceed the bound.
+    Primaries stay where they are as far as they are balanced; copies of primaries are the last to move.
     """
     if not places:
         return tuple(() for _ in current)
@@ -67,7 +67,7 @@ class _Placer:
         self._spread()
         return self._order_primaries()
 
-    def _pinned(self, partition: int) -> str | None:
+    def _primary(self, partition: int) -> str | None:
         primary = self.current[partition].primary
         return primary if primary in self.places else None
 
@@ -109,7 +109,7 @@ class _Placer:
             self._add(partition, best)
 
     def _level(self) -> None:
-        """Move copies, never a primary's, from pods above the bound or far above others, until that ends."""
+        """Move copies from pods above the bound or far above others, until that ends."""
         for _ in range(len(self.current) * self.copies):
             low = min(self.load.values())
             for donor in sorted(self.load, key=lambda pod: (-self.load[pod], self.places[pod].name)):
@@ -122,17 +122,18 @@ class _Placer:
 
     def _give_one(self, donor: str) -> bool:
         """Move the copy that another pod takes with the fewest conflicts; False when none can go."""
-        best: tuple[tuple[int, int, int], int, str] | None = None
+        best: tuple[tuple[int, bool, int, int], int, str] | None = None
         for partition, holds in enumerate(self.holds):
-            if donor not in holds or self._pinned(partition) == donor:
+            if donor not in holds:
                 continue
+            leads = self._primary(partition) == donor
             before = self._conflicts(donor, holds)
             for pod in self.places:
                 if pod in holds or self.load[donor] - self.load[pod] <= 1:
                     continue
                 rest = [other for other in holds if other != donor]
                 worse = self._conflicts(pod, rest) - before
-                key = (worse, self.load[pod], self.preference[partition].index(pod))
+                key = (worse, leads, self.load[pod], self.preference[partition].index(pod))
                 if best is None or key < best[0]:
                     best = (key, partition, pod)
         if best is None:
@@ -144,7 +145,7 @@ class _Placer:
         """Exchange copies between partitions where that separates zones or nodes without changing any load."""
         for partition, holds in enumerate(self.holds):
             for pod in list(holds):
-                if self._pinned(partition) != pod and self._conflicts(pod, holds):
+                if self._primary(partition) != pod and self._conflicts(pod, holds):
                     self._exchange(partition, pod)
 
     def _exchange(self, partition: int, pod: str) -> None:
@@ -154,7 +155,7 @@ class _Placer:
             if other == partition or pod in holds:
                 continue
             for candidate in holds:
-                if candidate in self.holds[partition] or self._pinned(other) == candidate:
+                if candidate in self.holds[partition] or self._primary(other) == candidate:
                     continue
                 gain = before - self._conflicts(candidate, rest)
                 others = [item for item in holds if item != candidate]
@@ -165,14 +166,19 @@ class _Placer:
                     return
 
     def _order_primaries(self) -> tuple[tuple[str, ...], ...]:
-        """The primary first in each partition; those not pinned are balanced to within one where the copies allow."""
+        """The primary first in each partition; balanced to within one where the copies allow, by the fewest moves."""
         count = dict.fromkeys(self.places, 0)
         primary: list[str] = []
         for partition, holds in enumerate(self.holds):
-            pinned = self._pinned(partition)
-            choice = pinned or min(holds, key=lambda pod: (count[pod], self.preference[partition].index(pod)))
-            primary.append(choice)
-            count[choice] += 1
+            now = self._primary(partition)
+            primary.append(now if now is not None and now in holds else "")
+            if primary[partition]:
+                count[primary[partition]] += 1
+        for partition, holds in enumerate(self.holds):
+            if not primary[partition]:
+                order = self.preference[partition].index
+                primary[partition] = min(holds, key=lambda pod: (count[pod], order(pod)))
+                count[primary[partition]] += 1
         while self._shift_primary(primary, count):
             pass
         return tuple(
@@ -196,7 +202,7 @@ class _Placer:
                         pod = previous
                     return True
                 for partition, holds in enumerate(self.holds):
-                    if primary[partition] != pod or self._pinned(partition):
+                    if primary[partition] != pod:
                         continue
                     for other in holds:
                         if other not in via and other != start:

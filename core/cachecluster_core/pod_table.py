@@ -71,8 +71,8 @@ class Marks:
     `seen_epoch` is the floor: nothing below it is ever acted on (A1). `rank_term` is the term of the last primary that
     this copy was, or had its link up with (A4). `born_epoch` is the epoch at which the running process was started,
     `run_id` its identity. `required` is the set of copies that the primary requires at `required_epoch` (A7).
-    `hand_over` is the last hand-over that this pod's primary took part in, `taken_over_epoch` the epoch of the last token
-    on which a copy here became primary (A6). `promised_epoch` and `promised_until_ns` belong to promises.
+    `hand_over` is the last hand-over that this pod's primary took part in, `taken_over_epoch` the epoch of the last
+    token on which a copy here became primary (A6). `promised_epoch` and `promised_until_ns` belong to promises.
     """
 
     seen_epoch: int = 0

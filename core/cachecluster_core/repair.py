@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 from .hashring import Entry, State
+from .leaving import leaving_pods
 from .operator_view import OperatorView, Pod, PodView, Suspicion
 from .placement import Holding, Place, place
 
@@ -13,13 +14,17 @@ EMPTY = (State.VACANT, State.LOST)
 
 
 def holding_pods(view: OperatorView) -> tuple[Pod, ...]:
-    """Pods that count as places of copies: existing, not ending, reporting or silent for less than the repair delay.
+    """Pods that count as places of copies: existing, neither ending nor leaving, reporting or silent for less than the
+    repair delay.
 
     One that this operator has not heard of yet counts if it has copies: an operator that starts must not take pods
     that have had no time to report for pods without copies.
     """
     named = {uid for entry in view.map.entries for uid in entry.pods()} if view.map is not None else frozenset()
-    usable = (pod for pod in view.pods if pod.host and not pod.terminating and not pod.failed)
+    leaving = leaving_pods(view.map)
+    usable = (
+        pod for pod in view.pods if pod.host and not pod.terminating and not pod.failed and pod.uid not in leaving
+    )
     return tuple(pod for pod in usable if _counts(view, pod, pod.uid in named))
 
 
@@ -53,9 +58,9 @@ def complete(view: OperatorView) -> bool:
     return len(reporting) >= view.nodes
 
 
-def repair(view: OperatorView, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
-    """The same entries with learners added and surplus copies dropped, within the limits of concurrent syncs."""
-    wanted = targets(view, entries)
+def repair(view: OperatorView, entries: tuple[Entry, ...], wanted: tuple[tuple[str, ...], ...]) -> tuple[Entry, ...]:
+    """The same entries with learners added and surplus copies dropped, within the limits of concurrent syncs. `wanted`
+    are the `targets`."""
     whole = complete(view)
     present = frozenset(pod.uid for pod in holding_pods(view))
     result = list(entries)

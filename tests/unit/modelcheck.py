@@ -45,10 +45,23 @@ def served(pods: int, budget: p.Budget, operators: int = 1, variant: str = "") -
         if is_whole(world):
             if world.now == 0:
                 return replace(world, budget=budget, variant=variant)
-            world = replace(world, now=0)
+            operators_ = tuple(replace(operator, seen_at=0) for operator in world.operators)
+            world = replace(world, now=0, operators=operators_)
         elif step % 3 == 2:
             world = replace(world, now=world.now + 1)
     raise AssertionError("the world never came to serve")
+
+
+def moving(pods: int, budget: p.Budget) -> p.World:
+    """A world like `served` in which the operator has just written that the primary hands over; its clock is at 2."""
+    world = replace(served(pods, replace(budget, horizon=budget.horizon + 2)), now=2)
+    for pod in range(pods):
+        world = p.report(p.run_agent(p.read_map(world, pod), pod), pod, 0)
+    entry = world.map.entries[0] if world.map else None
+    assert entry is not None and entry.primary is not None
+    world = p.run_operator(replace(world, emptied=frozenset({world.index(entry.primary)})), 0)
+    assert world.map is not None and world.map.entries[0].state is State.MOVING
+    return world
 
 
 class _Seen:
@@ -68,7 +81,16 @@ class _Seen:
 
     def key(self, world: p.World) -> tuple[object, ...]:
         """A short value that is equal exactly for equal worlds."""
-        parts = (*world.agents, *world.operators, world.map, world.budget, world.redis, world.safe)
+        parts = (
+            *world.agents,
+            *world.operators,
+            world.map,
+            world.budget,
+            world.redis,
+            world.safe,
+            world.tokens,
+            world.emptied,
+        )
         return (world.now, world.version, world.written, *map(self._intern, parts))
 
     def trace(self, key: tuple[object, ...]) -> str:
@@ -109,7 +131,8 @@ def explore(world: p.World, max_states: int) -> Explored:
 
 def recover(world: p.World, rounds: int = 200) -> int:
     """Heal everything, let everybody act in turn, and count the rounds until the partition is whole again."""
-    world = replace(world, agents=tuple(replace(agent, cut=False) for agent in world.agents))
+    agents = tuple(replace(agent, cut=False) for agent in world.agents)
+    world = replace(world, agents=agents, emptied=frozenset())
     for count in range(rounds):
         if is_whole(world):
             return count
@@ -118,6 +141,7 @@ def recover(world: p.World, rounds: int = 200) -> int:
         for pod in range(len(world.redis)):
             world = p.settle(p.read_map(world, pod), pod)
             world = p.replicate(world, pod) or world
+            world = p.ask(world, pod) or world
             for which in range(len(world.operators)):
                 world = p.report(world, pod, which)
         world = p.mark_safe(replace(world, now=world.now + (count % 3 == 2)))

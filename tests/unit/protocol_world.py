@@ -49,6 +49,9 @@ class Agent:
     marks: Marks = field(default_factory=Marks)
     gate: a.GateView = field(default_factory=lambda: a.GateView(confirmed=True))
     taken: Entry | None = None
+    word: a.HandoverWord | None = None
+    asked: a.HandoverMessage | None = None
+    news: a.TakenOver | None = None
     cut: bool = False
 
 
@@ -74,12 +77,14 @@ class Budget:
     cuts: int = 0
     operator_restarts: int = 0
     map_losses: int = 0
+    moves: int = 0
     horizon: int = 6
 
 
 @dataclass(frozen=True)
 class World:
-    """All of it. `safe` are writes that every in-sync copy had at some time; `variant` names a deliberate mistake."""
+    """All of it. `safe` are writes that every in-sync copy had at some time, `tokens` all tokens that were ever sent,
+    `emptied` the pods that are to have no primary; `variant` names a deliberate mistake."""
 
     redis: tuple[Redis, ...]
     agents: tuple[Agent, ...]
@@ -89,6 +94,8 @@ class World:
     now: int = 0
     written: int = 0
     safe: frozenset[int] = frozenset()
+    tokens: frozenset[a.HandoverMessage] = frozenset()
+    emptied: frozenset[int] = frozenset()
     budget: Budget = field(default_factory=Budget)
     variant: str = ""
 
@@ -160,6 +167,9 @@ def agent_view(world: World, pod: int) -> a.AgentView:
         marks={0: agent.marks} if agent.marks != Marks() else {},
         gates={0: agent.gate},
         copies={0: copy_view(world, pod)},
+        words={0: agent.word} if agent.word else {},
+        asked={0: agent.asked} if agent.asked else {},
+        taken_over={0: agent.news} if agent.news else {},
     )
 
 
@@ -174,6 +184,8 @@ def run_agent(world: World, pod: int, commands: bool = True) -> World:
         generation = gate.generation + change.new_generation
         gate = a.GateView(change.gate_epoch, generation, change.deadline_ns, True)
     world = replace(world, agents=_swap(world.agents, pod, replace(agent, marks=marks, gate=gate)))
+    tokens = frozenset(message for message in decision.messages if message.token)
+    world = replace(world, tokens=world.tokens | tokens)
     for command in decision.commands if commands else ():
         world = replace(world, redis=_swap(world.redis, pod, _apply(world, pod, command)))
     return world
@@ -214,7 +226,8 @@ def replicate(world: World, pod: int) -> World | None:
         return None
     source = world.redis[redis.source]
     reachable = source.up and not world.agents[pod].cut and not world.agents[redis.source].cut
-    if not reachable or source.source is not None:  # -NOMASTERLINK
+    streams = source.source is None or (redis.linked and not redis.syncing)  # what is connected gets the rest
+    if not reachable or not streams:  # -NOMASTERLINK
         new = replace(redis, linked=False)
     elif redis.syncing:
         new = replace(redis, syncing=False, log=source.log, linked=True, stream=True)
@@ -228,7 +241,10 @@ def replicate(world: World, pod: int) -> World | None:
 def operator_view(world: World, which: int) -> o.OperatorView:
     """The input of `operator_step` for one of the operators."""
     operator = world.operators[which]
-    pods = tuple(o.Pod(world.pod(i), f"demo-{i}", f"h{i}", f"z{i}", f"n{i}", True) for i in range(len(world.redis)))
+    pods = tuple(
+        o.Pod(world.pod(i), f"demo-{i}", f"h{i}", f"z{i}", f"n{i}", True, terminating=i in world.emptied)
+        for i in range(len(world.redis))
+    )
     agents = {
         world.pod(i): o.PodView(
             report=report,
@@ -313,6 +329,34 @@ def report(world: World, pod: int, which: int) -> World:
     return replace(world, operators=_swap(world.operators, which, operator))
 
 
+def ask(world: World, pod: int) -> World | None:
+    """A hand-over message of a primary reaches the successor's agent, and the answer comes back; None when there is
+    none to send."""
+    messages = a.agent_step(agent_view(world, pod)).messages
+    if not messages:
+        return None
+    other = world.index(messages[0].successor)
+    if world.agents[pod].cut or world.agents[other].cut:
+        return None
+    world = hear(world, other, messages[0])
+    answer = a.agent_step(agent_view(world, other)).answers.get(0)
+    agent = world.agents[pod]
+    return replace(world, agents=_swap(world.agents, pod, replace(agent, word=answer or agent.word)))
+
+
+def hear(world: World, pod: int, message: a.HandoverMessage) -> World:
+    """A hand-over message, perhaps an old one, reaches an agent."""
+    return replace(world, agents=_swap(world.agents, pod, replace(world.agents[pod], asked=message)))
+
+
+def tell(world: World, pod: int, other: int) -> World | None:
+    """News of a take-over reaches another agent; None when there is none."""
+    news = a.agent_step(agent_view(world, pod)).news.get(0)
+    if news is None or world.agents[pod].cut or world.agents[other].cut:
+        return None
+    return replace(world, agents=_swap(world.agents, other, replace(world.agents[other], news=news)))
+
+
 class _Frozen(dict):  # type: ignore[type-arg]
     """A mapping that can stand in a hashable value; nothing changes it."""
 
@@ -350,6 +394,23 @@ def mark_safe(world: World) -> World:
     return replace(world, safe=world.safe | set.intersection(*logs))
 
 
+def _handovers(world: World, i: int) -> Iterator[tuple[str, World]]:
+    """What may happen next about a hand-over from, to or beside this pod."""
+    asked = ask(world, i)
+    if asked is not None:
+        yield f"ask{i}", asked
+    for token in world.tokens:
+        if token.successor.pod == world.pod(i) and world.agents[i].asked != token and not world.agents[i].cut:
+            yield f"token e{token.epoch}->{i}", hear(world, i, token)
+    for other in range(len(world.redis)):
+        told = tell(world, i, other) if other != i else None
+        if told is not None:
+            yield f"news{i}->{other}", told
+    if world.budget.moves:
+        spent = replace(world.budget, moves=world.budget.moves - 1)
+        yield f"empty{i}", replace(world, emptied=world.emptied ^ {i}, budget=spent)
+
+
 def successors(world: World) -> Iterator[tuple[str, World]]:
     """Every action that may happen next."""
     budget = world.budget
@@ -361,6 +422,7 @@ def successors(world: World) -> Iterator[tuple[str, World]]:
             for which in range(len(world.operators)):
                 yield f"report{i}->{which}", report(world, i, which)
         yield f"agent{i}", settle(world, i)
+        yield from _handovers(world, i)
         copied = replicate(world, i)
         if copied is not None:
             yield f"replicate{i}", copied
@@ -371,7 +433,7 @@ def successors(world: World) -> Iterator[tuple[str, World]]:
             yield f"kill{i}", replace(killed, budget=replace(budget, kills=budget.kills - 1))
         if budget.agent_restarts:
             half = run_agent(world, i, commands=False)
-            fresh = replace(half.agents[i], map=None, confirmed_at=0)
+            fresh = replace(half.agents[i], map=None, confirmed_at=0, word=None, asked=None, news=None)
             spent = replace(budget, agent_restarts=budget.agent_restarts - 1)
             yield f"agent{i} restarts", replace(half, agents=_swap(half.agents, i, fresh), budget=spent)
         if budget.cuts and not agent.cut:
@@ -409,6 +471,12 @@ def violation(world: World) -> str | None:
         redis, agent = world.redis[i], world.agents[i]
         if redis.source is None and f"r{redis.run}" == agent.marks.run_id and not world.safe <= set(redis.log):
             return f"a replicated write is missing at the open gate of pod {i}: {world.safe} {redis.log}"
+    for token in world.tokens:
+        heir = world.index(token.successor)
+        agent, former = world.agents[heir], world.redis[world.index(token.primary)]
+        took_over = is_open(world, heir) and agent.gate.gate_epoch == agent.marks.taken_over_epoch == token.epoch
+        if took_over and len(world.redis[heir].log) < token.offset - 1:
+            return f"I8: pod {heir} took over without all that pod {token.primary.pod} had: {former.log}"
     for i, redis in enumerate(world.redis):
         if (
             redis.up

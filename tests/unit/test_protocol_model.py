@@ -17,9 +17,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import protocol_world as p
-from modelcheck import Violation, explore, served, walk
+from modelcheck import Violation, explore, moving, served, walk
 
-from cachecluster_core import agent_step, election
+from cachecluster_core import agent_step, election, handover, operator_step
+from cachecluster_core.hashring import Entry, State
 
 pytestmark = [pytest.mark.t0, pytest.mark.timeout(600)]
 
@@ -34,9 +35,16 @@ SCENARIOS: dict[str, p.World] = {
     ),
     "two operators at once while a pod is cut off": served(2, p.Budget(cuts=1, horizon=5), operators=2),
     "the map is deleted": served(2, p.Budget(writes=1, map_losses=1, horizon=3)),
+    "a primary hands over": moving(2, p.Budget(writes=2, horizon=2)),
+    "a primary hands over while agents restart": moving(2, p.Budget(writes=1, agent_restarts=2, horizon=1)),
+    "a primary hands over while a process is killed": moving(2, p.Budget(writes=1, kills=1, horizon=1)),
+    "a primary hands over while a pod is cut off": moving(2, p.Budget(writes=1, cuts=1, horizon=6)),
+    "a primary hands over while the operator restarts": moving(2, p.Budget(writes=1, operator_restarts=1, horizon=6)),
+    "a primary hands over and back": served(2, p.Budget(writes=1, moves=2, horizon=2)),
+    "a primary hands over beside a third copy": moving(3, p.Budget(writes=2, kills=1, horizon=3)),
     "everything at once": served(
         3,
-        p.Budget(writes=2, kills=2, agent_restarts=1, cuts=1, operator_restarts=1, map_losses=1, horizon=8),
+        p.Budget(writes=2, kills=2, agent_restarts=1, cuts=1, operator_restarts=1, map_losses=1, moves=2, horizon=8),
         operators=2,
     ),
 }
@@ -48,7 +56,7 @@ def test_no_reachable_state_breaks_an_invariant(name: str) -> None:
     assert explore(SCENARIOS[name], BOUND).states > 10
 
 
-FAULTS = p.Budget(writes=6, kills=3, agent_restarts=3, cuts=3, operator_restarts=2, map_losses=1, horizon=60)
+FAULTS = p.Budget(writes=6, kills=3, agent_restarts=3, cuts=3, operator_restarts=2, map_losses=1, moves=6, horizon=60)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -94,6 +102,57 @@ def test_promotion_of_a_copy_that_lost_its_data_is_found(monkeypatch: pytest.Mon
     monkeypatch.setattr(election, "is_dead", lambda facts, copy: copy == facts.entry.primary)
     with pytest.raises(Violation):
         explore(SCENARIOS["a redis process is killed"], 200_000)
+
+
+def test_a_primary_that_serves_again_after_its_token_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_step, "is_sent", lambda mark, epoch: False)
+    with pytest.raises(Violation, match=r"two open gates|I8"):
+        explore(SCENARIOS["a primary hands over"], 200_000)
+
+
+def test_a_token_that_is_sent_before_the_successor_has_everything_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = handover.token_for
+
+    def hasty(view: agent_step.AgentView, *rest: object) -> object:
+        asked = view.asked.get(0)
+        early = {0: replace(asked, offset=0)} if asked is not None else {}
+        return real(replace(view, asked=early), *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(agent_step, "token_for", hasty)
+    monkeypatch.setattr(handover, "_has_all", lambda copy, word: True)
+    with pytest.raises(Violation, match="I8"):
+        explore(SCENARIOS["a primary hands over"], 200_000)
+
+
+def test_a_token_that_is_taken_at_any_epoch_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def any_epoch(view: agent_step.AgentView, partition: int, entry: Entry, *_: object) -> object:
+        asked = view.asked.get(partition)
+        return asked if asked is not None and asked.token and asked.successor == entry.successor else None
+
+    monkeypatch.setattr(agent_step, "token_for", any_epoch)
+    world = moving(2, p.Budget(writes=1, agent_restarts=1, horizon=2))
+    assert world.map is not None
+    entry = world.map.entries[0]
+    assert entry.primary is not None and entry.successor is not None
+    old = agent_step.HandoverMessage(0, entry.epoch - 2, entry.primary, entry.successor, 0, token=True)
+    with pytest.raises(Violation, match="two open gates"):
+        explore(replace(world, tokens=frozenset({old})), 200_000)
+
+
+def test_an_operator_that_names_the_old_primary_without_its_word_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def names_it(facts: election.Facts) -> Entry:
+        entry = facts.entry
+        return entry.changed(state=State.STABLE, successor=None) if facts.entry_older_than(1.0) else entry
+
+    monkeypatch.setattr(operator_step, "next_moving", names_it)
+    world = moving(2, p.Budget(horizon=3))
+    for _ in range(4):
+        for pod in range(2):
+            world = p.settle(p.read_map(world, pod), pod)
+            world = p.ask(world, pod) or world
+    assert world.tokens and any(agent.marks.taken_over_epoch for agent in world.agents)
+    with pytest.raises(Violation, match="two open gates"):
+        explore(world, 200_000)
 
 
 def main() -> int:

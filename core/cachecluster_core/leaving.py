@@ -1,0 +1,56 @@
+"""Which pods are to be emptied and deleted: those too many after a scale-in, outdated ones one at a time (O6). Pure.
+
+A pod that is `leaving` by the map stays so for ever: its copies are rebuilt elsewhere, its primaries move, and when no
+entry names it any more it is deleted. Its replacement, if there is to be one, is made at once, so that copies move
+straight to it. A roll goes on to the next pod only when everything is whole: one that makes things worse stops.
+"""
+
+from __future__ import annotations
+
+from .hashring import Entry, HashRing, State
+from .operator_view import OperatorView, Pod
+from .pod_number import pod_number
+
+
+def leaving_pods(ring: HashRing | None) -> frozenset[str]:
+    """The pods that the map calls leaving."""
+    return frozenset(uid for uid, member in ring.members if member.leaving) if ring is not None else frozenset()
+
+
+def staying_pods(view: OperatorView) -> tuple[Pod, ...]:
+    """Pods that exist, are not ending, have not failed and are not leaving."""
+    leaving = leaving_pods(view.map)
+    return tuple(pod for pod in view.pods if not pod.terminating and not pod.failed and pod.uid not in leaving)
+
+
+def newly_leaving(view: OperatorView, entries: tuple[Entry, ...], complete: bool) -> frozenset[str]:
+    """The pods to call leaving now. `complete`: all pods that the spec asks for are there and report."""
+    if view.paused or not complete:
+        return frozenset()
+    staying = staying_pods(view)
+    surplus = len(staying) - view.nodes
+    if surplus > 0:
+        return frozenset(pod.uid for pod in sorted(staying, key=lambda pod: _dispensable(view, pod))[:surplus])
+    outdated = [pod for pod in staying if pod.outdated]
+    others = len(staying) != len(view.pods)
+    if not outdated or others or not _is_whole(view, entries):
+        return frozenset()
+    return frozenset({min(outdated, key=lambda pod: _dispensable(view, pod)).uid})
+
+
+def _dispensable(view: OperatorView, pod: Pod) -> tuple[bool, bool, int]:
+    """Sorts pods that should go first in front: silent ones, outdated ones, the highest numbers."""
+    agent = view.agents.get(pod.uid)
+    number = pod_number(view.name, pod.name)
+    return agent is not None and agent.reporting, not pod.outdated, -(number if number is not None else -1)
+
+
+def _is_whole(view: OperatorView, entries: tuple[Entry, ...]) -> bool:
+    """Every partition is served, and has all its copies in sync."""
+    factor = min(view.settings.replication_factor, view.nodes)
+    return all(e.state is State.STABLE and not e.learners and len(e.isr) >= factor for e in entries)
+
+
+def is_empty(ring: HashRing, pod: str) -> bool:
+    """No entry names the pod, not even as one whose gate may be open."""
+    return not any(pod in entry.pods() or pod in {copy.pod for copy in entry.former} for entry in ring.entries)
