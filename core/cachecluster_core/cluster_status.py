@@ -12,7 +12,7 @@ from .spec_parts import Part
 class Condition(Part):
     """One aspect of the state, as in every Kubernetes API."""
 
-    type: str = Field(max_length=316, description="Ready, Progressing, Degraded, UpToDate or DataLoss.")
+    type: str = Field(max_length=316, description="Ready, Progressing, Degraded, UpToDate, Paused or DataLoss.")
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
     observed_generation: int = Field(
         default=0, ge=0, description="metadata.generation of the spec that this was decided on."
@@ -38,6 +38,8 @@ class MemberStatus(Part):
     zone: str = Field(default="", description="Zone of that node.")
     host: str = Field(default="", description="Address of the pod.")
     ready: bool = Field(default=False, description="The kubelet's word and its agent's reports.")
+    leaving: bool = Field(default=False, description="It is being emptied, and deleted then.")
+    outdated: bool = Field(default=False, description="It was made from another pod template than the spec's.")
     primaries: int = Field(default=0, ge=0, description="Partitions that it serves.")
     replicas: int = Field(default=0, ge=0, description="In-sync copies besides those.")
     learners: int = Field(default=0, ge=0, description="Copies that are being filled.")
@@ -61,7 +63,7 @@ class CacheClusterStatus(Part):
     observed_generation: int = Field(
         default=0, ge=0, description="metadata.generation of the spec that this status belongs to."
     )
-    message: str = Field(default="", description="What the cluster waits for; empty when for nothing.")
+    message: str = Field(default="", description="What is being done, or waited for; empty when nothing is.")
     nodes: int = Field(default=0, ge=0, description="Pods that exist.")
     ready_nodes: int = Field(default=0, ge=0, description="Pods that are ready.")
     nodes_ready: str = Field(default="", description="Ready pods of those asked for, such as 3/3.")
@@ -76,7 +78,7 @@ class CacheClusterStatus(Part):
     conditions: tuple[Condition, ...] = Field(
         default=(),
         description="Ready: every partition is served and every pod is there. Progressing: something is being done."
-        " Degraded: partitions have fewer copies than asked for. UpToDate: all of the spec is in effect. DataLoss:"
-        " partitions were given up and served empty.",
+        " Degraded: partitions have fewer copies than asked for. UpToDate: all of the spec is in effect. Paused: planned"
+        " changes are held back. DataLoss: partitions were given up and served empty.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )

@@ -135,7 +135,7 @@ def cache_cluster_crd() -> Schema:
         _column("Nodes", ".status.nodesReady", described="Ready pods of those asked for."),
         _column("Partitions", ".status.partitionsServed", described="Served partitions of all."),
         _column("Usable", ".status.memory.usable", priority=1, described="Data that the cluster can hold."),
-        _column("Message", ".status.message", priority=1, described="What it waits for."),
+        _column("Message", ".status.message", priority=1, described="What is being done, or waited for."),
         _column("Age", ".metadata.creationTimestamp", "date", described="Time since it was created."),
     ]
     scale = {

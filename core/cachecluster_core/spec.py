@@ -82,8 +82,8 @@ class CacheClusterSpec(Part):
     nodes: int = Field(
         ge=1,
         le=512,
-        description="Pods of the cluster. Raising it adds pods and moves copies to them. At least replicationFactor, at"
-        " most partitions.",
+        description="Pods of the cluster. Raising it adds pods and moves copies to them, lowering it empties pods and"
+        " removes them, if the data fits. At least replicationFactor, at most partitions.",
     )
     replication_factor: int = Field(
         default=2,
@@ -112,7 +112,8 @@ class CacheClusterSpec(Part):
     )
     engine: Literal["valkey", "redis"] = Field(
         default="valkey",
-        description="The server that holds the data. It may change from redis to valkey, never back.",
+        description="The server that holds the data. It may change from redis to valkey, never back; pods are replaced"
+        " one at a time.",
         json_schema_extra=rules(
             rule("self == oldSelf || oldSelf == 'redis'", "spec.engine may change from redis to valkey, never back")
         ),
@@ -122,7 +123,8 @@ class CacheClusterSpec(Part):
         min_length=1,
         max_length=512,
         pattern=r"^\S+$",
-        description="The image of the pods, which holds agent, router and engines; the operator's own when unset.",
+        description="The image of the pods, which holds agent, router and engines. A change replaces pods one at a time."
+        " When unset, new pods get the operator's own, and pods that run with another one are left as they are.",
     )
     engine_config: EngineConfig = Field(
         default_factory=dict,
@@ -264,13 +266,13 @@ def _problem(location: tuple[int | str, ...], message: str) -> Problem:
     return Problem(path, message.removeprefix("Value error, "))
 
 
-def settings_of(spec: CacheClusterSpec, memory: int | None = None) -> Settings:
+def settings_of(spec: CacheClusterSpec, memory: int | None = None, nodes: int | None = None) -> Settings:
     """What agents and routers must know of the spec, as it stands in the map.
 
-    `memory` (bytes) takes the place of the spec's: while there are pods whose containers were sized for less, the
-    copies must not be allowed more.
+    `memory` (bytes) and `nodes` take the place of the spec's for what a copy may hold: while there are pods whose
+    containers were sized for less, or copies are not yet spread over all nodes, copies must not be allowed more.
     """
-    size = size_copies(memory or spec.memory_bytes, spec.partitions, spec.replication_factor, spec.nodes)
+    size = size_copies(memory or spec.memory_bytes, spec.partitions, spec.replication_factor, nodes or spec.nodes)
     config = engine_config.complete(dict(spec.engine_config)) | {
         "maxmemory": str(size.maxmemory),
         "maxmemory-policy": spec.eviction,

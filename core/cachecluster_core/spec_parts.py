@@ -62,14 +62,14 @@ class Router(Part):
         default=1,
         ge=1,
         le=16,
-        description="Router processes in each pod; each uses at most one CPU. Part of the pod's template.",
+        description="Router processes in each pod; each uses at most one CPU. A change replaces pods one at a time.",
     )
     max_clients: int = Field(
         default=10000,
         ge=1,
         le=1_000_000,
-        description="Client connections that each router process accepts. Applied live; the memory limit of the"
-        " sidecar follows in new pods.",
+        description="Client connections that each router process accepts. Applied live; pods are replaced one at"
+        " a time, because the memory limit of the sidecar follows.",
     )
 
 

@@ -76,6 +76,14 @@ CLUSTER_ALERTS = (
         "The operator cannot reach them on port 7380: look at the network between the operator and the pods.",
     ),
     Alert(
+        "CacheClusterChangeHeldUp",
+        "warning",
+        f"max {_BY} (cachecluster_change_idle_seconds) > 900",
+        "",
+        f"A planned change of {_CLUSTER} does not get on",
+        "A roll, scale-in or hand-over has not got on for 15 minutes. `kubectl describe cc` says what it waits for.",
+    ),
+    Alert(
         "CacheClusterFailedOver",
         "info",
         f"sum {_BY} (increase(cachecluster_failovers_total[10m])) > 0",

@@ -82,6 +82,22 @@ _STATE = Row(
             ),
             "In the last 5 minutes.",
         ),
+        Panel(
+            "Planned changes",
+            (
+                Query(of_operator("cachecluster_nodes_leaving", OF_CLUSTER), "pods being emptied"),
+                Query(of_operator("cachecluster_nodes_outdated", OF_CLUSTER), "pods to be replaced"),
+                Query(increase("cachecluster_moves_total", OF_CLUSTER, "5m"), "partitions handed over in 5 min"),
+            ),
+            "Scale-in, rolls, drains, and primaries that go to their places.",
+        ),
+        series(
+            "Planned change not getting on",
+            of_operator("cachecluster_change_idle_seconds", OF_CLUSTER),
+            "idle",
+            "How long a roll, a scale-in or a hand-over has stood still; an alert fires after 15 minutes.",
+            "s",
+        ),
     ),
 )
 

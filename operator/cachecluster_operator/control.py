@@ -15,7 +15,7 @@ from operator import attrgetter
 
 import aiohttp
 
-from cachecluster_core.hashring import HashRing, State
+from cachecluster_core.hashring import HashRing, Settings, State
 from cachecluster_core.operator_step import operator_step, remember
 from cachecluster_core.operator_view import Event, Memory, OperatorDecision, OperatorView, Suspicion
 from cachecluster_core.report import CopyReport, Report
@@ -243,7 +243,7 @@ class ControlLoop:
             name=self.name,
             nodes=desired.nodes,
             partitions=desired.partitions,
-            settings=desired.settings,
+            settings=_settings(desired, self._keeper.map),
             now=now,
             wall=time.time(),
             map=self._keeper.map,
@@ -254,6 +254,7 @@ class ControlLoop:
             timing=desired.timing,
             memory=self._memory,
             trust_connection_refused=desired.trust_connection_refused,
+            paused=desired.paused,
         )
 
     def _kubelet_confirms(self) -> frozenset[str]:
@@ -347,6 +348,11 @@ class ControlLoop:
                 step_errors=self._step_errors,
             )
         )
+
+
+def _settings(desired: Desired, ring: HashRing | None) -> Settings:
+    """While paused the map's own stay in force: the map remembers them, whichever operator looks."""
+    return ring.settings if desired.paused and ring is not None else desired.settings
 
 
 def _is_newer(version: str, ring: HashRing | None) -> bool:

@@ -1,7 +1,7 @@
-"""What of a spec is in effect: pure. Scale-in and changes of the pod template touch no pod yet, and say so.
+"""What of a spec is in effect: pure. What would lose data is refused, what must wait is put off, and both are told.
 
-Pods carry what they were made for as annotations, so that the answer depends on nothing remembered, except for the
-number of nodes: a lost pod and its replacement exist at once, so pods alone do not say how many are wanted.
+Pods carry what they were made for as annotations, and the map what copies may hold, so that the answer depends on
+nothing remembered: an operator that starts in the middle of a change goes on with it.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cachecluster_core.quantity import MIB
 from cachecluster_core.sizing import Sizing, size_copies
 from cachecluster_core.spec import CacheClusterSpec, settings_of, timing_of
 
-from .labels import ENGINE_ANNOTATION, MEMORY_ANNOTATION, TEMPLATE_ANNOTATION
+from .capacity import Holdings, fits, nodes_to_size_for, sized_nodes
+from .labels import ENGINE_ANNOTATION, MEMORY_ANNOTATION
 from .pod_manifest import template_fingerprint
 from .snapshot import Desired
 
@@ -22,90 +24,122 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A part of the spec that is not in effect; `reason` is CamelCase."""
+    """A part of the spec that is not in effect; `reason` is CamelCase. `refused` says that it stays so until somebody
+    changes something, and not only for a while."""
 
     reason: str
     message: str
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class InEffect:
-    """`spec` with what holds instead of what is pending; `desired` is what the control loop gets. `memory` (bytes) is
-    what a node may hold: while there are pods that were made for less, that."""
+    """`spec` with what holds instead of what is pending; `desired` is what the control loop gets; `template` is the
+    fingerprint of what pods are made from. `memory` (bytes) is what a node may hold: while there are pods that were
+    made for less, that. `unsettled`: the answer may change with what copies hold, so ask again soon."""
 
     spec: CacheClusterSpec
     desired: Desired
+    template: str
     memory: int
     sizing: Sizing
     pending: tuple[Pending, ...]
+    unsettled: bool
 
 
-def in_effect(spec: CacheClusterSpec, pods: Sequence[Json], nodes_before: int | None) -> InEffect:
-    """`nodes_before` is how many nodes were in effect until now (None: this operator does not know)."""
-    existing = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
-    nodes = _nodes(spec, existing, nodes_before)
-    engine = _engine(spec, existing)
-    memory = min([spec.memory_bytes, *(_annotation(pod, MEMORY_ANNOTATION, spec.memory_bytes) for pod in existing)])
-    effective = spec.model_copy(update={"nodes": nodes, "engine": engine})
-    pending = [*_scale_in(spec, nodes), *_template(spec, existing)]
+def in_effect(spec: CacheClusterSpec, pods: Sequence[Json], held: Holdings, paused: bool = False) -> InEffect:
+    """`pods` are the pod objects that exist, `held` what the cluster holds by the map and the reports."""
+    existing = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and not _has_ended(pod)]
+    engine, pending = _engine(spec, existing)
+    spec, too_small = _not_too_small(spec.model_copy(update={"engine": engine}), existing, held)
+    pending += too_small
+    memory = min([spec.memory_bytes, *_memories(existing)])
+    nodes, scale_in = _nodes(spec, memory, existing, held)
+    pending += scale_in
+    effective = spec.model_copy(update={"nodes": nodes})
+    sized = nodes_to_size_for(memory, spec.partitions, spec.replication_factor, nodes, held)
+    sizing = size_copies(memory, spec.partitions, spec.replication_factor, sized)
+    if sized != nodes:
+        pending.append(_capacity_follows(sizing, size_copies(memory, spec.partitions, spec.replication_factor, nodes)))
     desired = Desired(
         nodes=nodes,
         partitions=spec.partitions,
-        settings=settings_of(effective, memory),
+        settings=settings_of(effective, memory, sized),
         timing=timing_of(effective),
         trust_connection_refused=spec.fencing.trust_connection_refused,
+        paused=paused,
     )
-    sizing = size_copies(memory, effective.partitions, effective.replication_factor, nodes)
-    return InEffect(effective, desired, memory, sizing, tuple(pending))
+    unsettled = not held.known or bool(pending)
+    return InEffect(effective, desired, template_fingerprint(effective), memory, sizing, tuple(pending), unsettled)
 
 
-def _nodes(spec: CacheClusterSpec, existing: Sequence[Json], nodes_before: int | None) -> int:
-    """Never below what is there: a pod leaves by the user's hand only. A first look counts pods that are ready."""
-    there = len(existing)
-    before = sum(map(_is_ready, existing)) if nodes_before is None else nodes_before
-    return min(spec.partitions, max(spec.nodes, min(before, there)))
+def _engine(spec: CacheClusterSpec, existing: Sequence[Json]) -> tuple[Any, list[Pending]]:
+    """Redis cannot read what valkey sends it, so no pod becomes redis while one runs valkey."""
+    if spec.engine == "redis" and any(_text(pod, ENGINE_ANNOTATION) == "valkey" for pod in existing):
+        text = "spec.engine is redis, and valkey stays: redis cannot load what valkey sends. Set it back to valkey"
+        return "valkey", [Pending("EngineChangeRefused", text, refused=True)]
+    return spec.engine, []
 
 
-def _scale_in(spec: CacheClusterSpec, nodes: int) -> list[Pending]:
-    if nodes == spec.nodes:
-        return []
-    return [
-        Pending(
-            "ScaleInNotServed",
-            f"spec.nodes is {spec.nodes}, and {nodes} nodes stay: this version of the operator does not remove nodes",
-        )
-    ]
+def _not_too_small(
+    spec: CacheClusterSpec, existing: Sequence[Json], held: Holdings
+) -> tuple[CacheClusterSpec, list[Pending]]:
+    """With `noeviction` a smaller `memory`, or more copies in the same memory, would refuse writes at once: refused
+    while what is there does not fit. With any other policy the user has allowed eviction."""
+    smaller = spec.memory_bytes < min(_memories(existing), default=0)
+    more = spec.replication_factor > held.replication_factor
+    wanted = size_copies(spec.memory_bytes, spec.partitions, spec.replication_factor, max(spec.nodes, len(existing)))
+    if spec.eviction != "noeviction" or not held.known or not (smaller or more) or fits(wanted, held):
+        return spec, []
+    kept: Json = {"memory": min(_memories(existing))} if smaller else {}
+    kept |= {"replication_factor": held.replication_factor} if more else {}
+    fields = [*(["spec.memory"] if smaller else []), *(["spec.replicationFactor"] if more else [])]
+    text = f"{' and '.join(fields)} not changed: {_figures(wanted, held)} Free memory, or give nodes more"
+    return spec.model_copy(update=kept), [Pending("MemoryRefused", text, refused=True)]
 
 
-def _template(spec: CacheClusterSpec, existing: Sequence[Json]) -> list[Pending]:
-    wanted = template_fingerprint(spec)
-    older = sorted(pod["metadata"]["name"] for pod in existing if _text(pod, TEMPLATE_ANNOTATION) not in (wanted, None))
-    if not older:
-        return []
-    return [
-        Pending(
-            "PodTemplateChangeNotServed",
-            f"made for another spec, and left as they are: {', '.join(older)}. This version of the operator does not"
-            " replace pods; one that is deleted comes back by the new spec (its engine once all are gone)",
-        )
-    ]
+def _nodes(spec: CacheClusterSpec, memory: int, existing: Sequence[Json], held: Holdings) -> tuple[int, list[Pending]]:
+    """Fewer nodes only if what copies hold fits into them; one that is under way goes on (see `capacity`)."""
+    there = min(sum(pod["metadata"].get("uid") not in held.leaving for pod in existing), spec.partitions)
+    if not held.known:
+        # Nobody knows yet, or the map is gone: pods that are too many are none before it is there.
+        if there <= spec.nodes:
+            return spec.nodes, []
+        text = f"spec.nodes is {spec.nodes}, and {there} nodes stay until it is known what they hold"
+        return there, [Pending("ScaleInUndecided", text)]
+    wanted = size_copies(memory, spec.partitions, spec.replication_factor, spec.nodes)
+    before = min(_memories(existing), default=memory)
+    now = max(there, sized_nodes(before, spec.partitions, held.replication_factor, held))
+    if now <= spec.nodes or fits(wanted, held):
+        return spec.nodes, []
+    stay = f"spec.nodes is {spec.nodes}, and {now} nodes stay: "
+    if held.unreported:
+        return now, [Pending("ScaleInUndecided", stay + "it is not known of every partition what it holds")]
+    remedy = f" Free memory, raise spec.memory, or set spec.nodes to {now}"
+    return now, [Pending("ScaleInRefused", stay + _figures(wanted, held) + remedy, refused=True)]
 
 
-def _engine(spec: CacheClusterSpec, existing: Sequence[Json]) -> Any:
-    """While any pod runs the old engine new ones do too: redis cannot follow valkey."""
-    engines = {_text(pod, ENGINE_ANNOTATION) for pod in existing} - {None}
-    return "redis" if "redis" in engines else spec.engine
+def _figures(wanted: Sizing, held: Holdings) -> str:
+    return (
+        f"a copy could use {wanted.maxmemory / MIB:.1f} MiB then, and the largest uses"
+        f" {held.largest_used / MIB:.1f} MiB."
+    )
+
+
+def _capacity_follows(now: Sizing, later: Sizing) -> Pending:
+    text = f"a copy may use {now.maxmemory / MIB:.1f} MiB, and {later.maxmemory / MIB:.1f} MiB once copies are spread"
+    return Pending("CapacityFollows", text)
+
+
+def _memories(existing: Sequence[Json]) -> list[int]:
+    """What existing pods were made for."""
+    texts = (_text(pod, MEMORY_ANNOTATION) or "" for pod in existing)
+    return [int(text) for text in texts if text.isdigit()]
 
 
 def _text(pod: Json, annotation: str) -> str | None:
     return (pod["metadata"].get("annotations") or {}).get(annotation)
 
 
-def _annotation(pod: Json, annotation: str, default: int) -> int:
-    text = _text(pod, annotation) or ""
-    return int(text) if text.isdigit() else default
-
-
-def _is_ready(pod: Json) -> bool:
-    conditions = (pod.get("status") or {}).get("conditions") or ()
-    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+def _has_ended(pod: Json) -> bool:
+    return (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")

@@ -27,7 +27,8 @@ DELETED_UIDS = 1024
 class KubePods:
     """The pods of the CacheCluster with UID `owner_uid`; pods of an earlier cluster of that name are not its.
 
-    `build` makes the manifest of a pod by its number; `on_change` is called when `pods` may answer differently.
+    `build` makes the manifest of a pod by its number, `template` is the fingerprint of what it is made from (None: not
+    known yet); `on_change` is called when `pods` may answer differently.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class KubePods:
         build: Callable[[int], Json],
         on_change: Callable[[], None],
         selector: str,
+        template: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._api = api
         self._key = key
@@ -47,12 +49,14 @@ class KubePods:
         self._build = build
         self._on_change = on_change
         self._selector = selector
+        self._template = template
         self._objects: dict[str, Json] = {}
         self._deleted: deque[str] = deque(maxlen=DELETED_UIDS)
 
     def pods(self) -> tuple[Pod, ...]:
         """See `PodControl.pods`; by name."""
-        views = (pod_view(obj, self._zones.of(_node(obj))) for obj in self._objects.values())
+        template = self._template()
+        views = (pod_view(obj, self._zones.of(_node(obj)), template) for obj in self._objects.values())
         return tuple(sorted(views, key=lambda pod: (len(pod.name), pod.name)))
 
     def objects(self) -> tuple[Json, ...]:

@@ -13,6 +13,8 @@ MEMORY_ANNOTATION = "cachecluster.io/memory"
 """On pods: `spec.memory` in bytes that this pod's containers were sized for."""
 ENGINE_ANNOTATION = "cachecluster.io/engine"
 """On pods: the engine that this pod runs."""
+PAUSED_ANNOTATION = "cachecluster.io/paused"
+"""On CacheClusters: "true" holds back everything planned; failover and status go on."""
 APPLIED_ANNOTATION = "cachecluster.io/applied"
 """On children: fingerprint of the manifest as it was applied last."""
 

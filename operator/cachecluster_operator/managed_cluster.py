@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cachecluster_core.hashring import State
 from cachecluster_core.operator_view import Pod, Suspicion
 from cachecluster_core.spec import CacheClusterSpec, InvalidSpec, Problem, parse_spec
 
+from .capacity import Holdings, holdings_of
+from .change_track import ChangeTrack
 from .children import Children
 from .cluster_key import ClusterKey
 from .control import ControlLoop
@@ -22,6 +24,7 @@ from .kube_api import Json, KubeApi
 from .kube_map_store import KubeMapStore
 from .kube_pods import KubePods
 from .labels import AGENT_PORT, CLUSTER_PORT, common_labels, owner_reference, pod_selector
+from .pause import Pause, pause_of
 from .pod_manifest import build_pod
 from .pod_view import pod_trouble
 from .snapshot import ClusterSnapshot
@@ -56,8 +59,8 @@ class ManagedCluster:
     """`obj` is the CacheCluster as last seen; `spec` the last valid one; `problems` what is wrong with the newest.
 
     `effect` is what is in effect, `trouble` what keeps children from being made; `secret` holds the passwords once
-    they are known, `budget` is the disruption budget that is wanted (None: not known yet). `lost` are partitions that
-    were given up.
+    they are known, `pause` is the annotation's word, `change` follows planned changes, `budget` is the disruption
+    budget that is wanted (None: not known yet). `lost` are partitions that were given up.
     """
 
     def __init__(self, api: KubeApi, key: ClusterKey, obj: Json, zones: Zones, image: str, wakeups: Wakeups) -> None:
@@ -73,10 +76,14 @@ class ManagedCluster:
         self.secret: dict[str, str] | None = None
         self.secret_checked = False
         self.budget: int | None = None
+        self.pause = Pause()
+        self.change = ChangeTrack()
         self.written = Written(status=obj.get("status") or {})
         self.children = Children(api, self.uid)
         self.store = KubeMapStore(api, key, owner_reference(obj), common_labels(key))
-        self.pods = KubePods(api, key, self.uid, zones, self._build_pod, self._pods_changed, pod_selector(key))
+        self.pods = KubePods(
+            api, key, self.uid, zones, self._build_pod, self._pods_changed, pod_selector(key), self._template
+        )
         self._image = image
         self._wakeups = wakeups
         self._loop: ControlLoop | None = None
@@ -96,7 +103,8 @@ class ManagedCluster:
         return self._task is not None and not self._task.done()
 
     def parse(self) -> None:
-        """Read the spec. An invalid one leaves the last valid one in force."""
+        """Read the annotation and the spec. An invalid spec leaves the last valid one in force."""
+        self.pause = pause_of(self.obj)
         try:
             self.spec = parse_spec(self.obj.get("spec") or {})
             self.problems = ()
@@ -105,6 +113,7 @@ class ManagedCluster:
 
     def run(self, effect: InEffect) -> None:
         """Start the control loop, or tell the one that runs what is desired now."""
+        template = self._template()
         self.effect = effect
         if not self.is_running:
             assert self.secret is not None, "the control loop needs the peer token"
@@ -121,6 +130,16 @@ class ManagedCluster:
             self._task.add_done_callback(self._ended)
         assert self._loop is not None
         self._loop.desire(effect.desired)
+        if template != effect.template:
+            self._loop.pods_changed()
+
+    async def holdings(self) -> Holdings:
+        """What the cluster holds, as far as it is known. Before the control loop has looked, the map is read here: it
+        tells which changes are under way, which an operator that starts must not take back for a moment."""
+        seen = self.snapshot
+        if seen is None or (seen.map is None and not seen.map_known):
+            return holdings_of(await self.store.get(), {})
+        return holdings_of(seen.map, seen.agents)
 
     async def stop(self) -> None:
         """End the control loop."""
@@ -155,11 +174,16 @@ class ManagedCluster:
             pods=self.pods.pods(),
             snapshot=self.snapshot,
             lost=frozenset(self.lost),
+            pause=self.pause,
+            progress=self.change.progress,
         )
 
     def _build_pod(self, number: int) -> Json:
         assert self.effect is not None, "pods are made by a control loop, which has an effect"
         return build_pod(self.key, self.obj, self.effect.spec, number, self._image)
+
+    def _template(self) -> str | None:
+        return self.effect.template if self.effect is not None else None
 
     def _pods_changed(self) -> None:
         pods = self.pods.pods()
@@ -175,7 +199,8 @@ class ManagedCluster:
         self.snapshot = snapshot
         if snapshot.map is not None:
             self.lost.update(p for p, entry in enumerate(snapshot.map.entries) if entry.state is State.LOST)
-        self._wakeups.snapshot(snapshot)
+        told = self.change.observe(snapshot)
+        self._wakeups.snapshot(replace(snapshot, events=(*snapshot.events, *told)))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():

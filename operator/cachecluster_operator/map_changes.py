@@ -9,12 +9,14 @@ from cachecluster_core.hashring import Entry, HashRing, State
 
 @dataclass(frozen=True, slots=True)
 class MapChanges:
-    """Partitions that began to elect, got a primary after that, or were given up; and copies that came in sync."""
+    """Partitions that began to elect, got a primary after that, were given up, or were handed over as planned; and
+    copies that came in sync."""
 
     electing: tuple[int, ...] = ()
     failed_over: tuple[int, ...] = ()
     lost: tuple[int, ...] = ()
     repaired: int = 0
+    moved: int = 0
 
 
 NOTHING = MapChanges()
@@ -35,6 +37,7 @@ def map_changes(before: HashRing | None, after: HashRing | None) -> MapChanges:
         failed_over=tuple(index for index, old, new in pairs if _failed_over(old, new)),
         lost=tuple(index for index, old, new in pairs if _began(old, new, State.LOST)),
         repaired=sum(_repaired(old, new) for _, old, new in pairs),
+        moved=sum(old.state is State.MOVING and new.primary == old.successor for _, old, new in pairs),
     )
 
 

@@ -23,8 +23,11 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from cachecluster_core.hashring import Entry, State
+from cachecluster_core.leaving import leaving_pods
+from cachecluster_core.quantity import MIB
 
 from .map_changes import MapChanges, map_changes
+from .remaining_work import remaining_work
 from .snapshot import ClusterSnapshot
 
 CLUSTER = ("cluster_namespace", "cluster")
@@ -41,15 +44,24 @@ class _Counts:
     failovers: int = 0
     partitions_lost: int = 0
     repairs: int = 0
+    moves: int = 0
 
 
 @dataclass(slots=True)
 class _Seen:
-    """A cluster as it was observed last. `electing` holds when a partition lost its primary, by the loop's clock."""
+    """A cluster as it was observed last. `electing` holds when a partition lost its primary, by the loop's clock;
+    `stage` is what the planned change that is under way has got to (None: there is none), `stage_at` since when."""
 
     snapshot: ClusterSnapshot
     counts: _Counts = field(default_factory=_Counts)
     electing: dict[int, float] = field(default_factory=dict)
+    stage: object = None
+    stage_at: float = 0.0
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds for which the planned change that is under way has not got on."""
+        return self.snapshot.now - self.stage_at if self.stage is not None else 0.0
 
 
 no_created_series: Callable[[], None] = disable_created_metrics
@@ -107,6 +119,9 @@ class OperatorMetrics:
             seen = self._clusters[key] = _Seen(snapshot)
         self._count(key, seen, map_changes(seen.snapshot.map, snapshot.map), snapshot.now)
         seen.snapshot = snapshot
+        stage = _stage(snapshot)
+        if stage != seen.stage:
+            seen.stage, seen.stage_at = stage, snapshot.now
 
     def forget(self, namespace: str, name: str) -> None:
         """The cluster is gone, or this operator no longer looks after it."""
@@ -122,6 +137,7 @@ class OperatorMetrics:
         seen.counts.failovers += len(changes.failed_over)
         seen.counts.partitions_lost += len(changes.lost)
         seen.counts.repairs += changes.repaired
+        seen.counts.moves += changes.moved
         for partition in changes.failed_over:
             failovers.observe(now - seen.electing.get(partition, now))
         for partition in (*changes.failed_over, *changes.lost):
@@ -164,6 +180,21 @@ class _Clusters(Collector):
             "cachecluster_nodes_reporting",
             "Pods whose agents report.",
             [(key, (), sum(view.reporting for view in cluster.agents.values())) for key, cluster in each],
+        )
+        yield self._gauge(
+            "cachecluster_nodes_leaving",
+            "Pods that are being emptied.",
+            [(key, (), len(leaving_pods(cluster.map))) for key, cluster in each],
+        )
+        yield self._gauge(
+            "cachecluster_nodes_outdated",
+            "Pods that were made from another template than the spec's.",
+            [(key, (), sum(pod.outdated for pod in cluster.pods)) for key, cluster in each],
+        )
+        yield self._gauge(
+            "cachecluster_change_idle_seconds",
+            "For how long a roll, a scale-in or a hand-over has not got on; 0 while none is under way or paused.",
+            [(key, (), seen.idle_s) for key, seen in self._clusters.items()],
         )
         yield self._gauge(
             "cachecluster_map_known",
@@ -212,6 +243,16 @@ class _Clusters(Collector):
             yield family
 
 
+def _stage(snapshot: ClusterSnapshot) -> object:
+    """What changes whenever a planned change gets on; None while none is under way, or it is held back."""
+    work = remaining_work(snapshot)
+    if snapshot.desired.paused or not (work.leaving or work.outdated or work.moving):
+        return None
+    entries = snapshot.map.entries if snapshot.map is not None else ()
+    roles = tuple((entry.primary, entry.isr, entry.learners) for entry in entries)
+    return roles, snapshot.pods, work.bytes_left // MIB
+
+
 def _serving(entry: Entry) -> bool:
     return entry.primary is not None
 
@@ -226,6 +267,7 @@ _PARTITION_GAUGES: tuple[tuple[str, str, Callable[[Entry], float]], ...] = (
 _CLUSTER_COUNTERS: tuple[tuple[str, str, Callable[[_Seen], float]], ...] = (
     ("failovers", "Partitions that got another primary without a planned move.", lambda seen: seen.counts.failovers),
     ("partitions_lost", "Partitions given up and served empty.", lambda seen: seen.counts.partitions_lost),
+    ("moves", "Partitions that were handed over to another pod as planned.", lambda seen: seen.counts.moves),
     ("repairs", "Copies that were filled and came in sync.", lambda seen: seen.counts.repairs),
     ("map_writes", "Writes of the map.", lambda seen: seen.snapshot.map_writes),
     (

@@ -39,7 +39,9 @@ TOKEN_DIR = "/var/run/secrets/kubernetes.io/serviceaccount"
 USER_ID = 10001
 RUN_SIZE = "64Mi"
 SUPERVISOR_SIZE = "4Mi"
-GRACE_SECONDS = 30
+GRACE_SECONDS = 60
+"""How long a pod may take to end: clients that come late are accepted for 10 s, its primaries are handed over, and
+clients are sent away when nothing of theirs is outstanding. No part of the template: see `template_fingerprint`."""
 TOKEN_SECONDS = 3600
 
 # All that pods are built from, but not the number of nodes, nor what agents apply live.
@@ -47,6 +49,16 @@ TEMPLATE_FIELDS = {
     "replication_factor", "memory", "partitions", "engine", "image", "router", "placement", "resources",
     "node_selector", "tolerations", "priority_class_name", "pod_labels", "pod_annotations",
 }  # fmt: skip
+
+FINGERPRINT_DEFAULTS: Json = {
+    "replicationFactor": 2,
+    "partitions": 16,
+    "engine": "valkey",
+    "router": {"workers": 1, "maxClients": 10000},
+    "placement": {"zones": "prefer", "nodes": "prefer"},
+}
+"""Values that a fingerprint leaves out. Frozen: when a default of the spec changes, this stays, or pods of those who
+have written the old or the new value into their spec would look outdated after an upgrade of the operator."""
 
 # One supervisor for the engines; the agent adds a service for every copy.
 REDIS_COMMAND = f"umask 077; mkdir -p {RUN_DIR}/scan {RUN_DIR}/sock; exec s6-svscan {RUN_DIR}/scan"
@@ -65,14 +77,26 @@ exec s6-svscan "$scan"
 
 
 def template_inputs(spec: CacheClusterSpec) -> Json:
-    """What the spec says about pods, without what it leaves at its default."""
-    given = spec.model_dump(mode="json", by_alias=True, include=TEMPLATE_FIELDS, exclude_defaults=True)
-    return given | {"memory": spec.memory_bytes}
+    """What the spec says about pods: what its user has set, without `FINGERPRINT_DEFAULTS`."""
+    given = spec.model_dump(mode="json", by_alias=True, include=TEMPLATE_FIELDS, exclude_unset=True, exclude_none=True)
+    return _without(given, FINGERPRINT_DEFAULTS) | {"memory": spec.memory_bytes}
+
+
+def _without(given: Json, defaults: Json) -> Json:
+    """`given` without what `defaults` has too, and without objects and lists that are empty then."""
+    result = {}
+    for name, value in given.items():
+        default = defaults.get(name)
+        if isinstance(value, dict):
+            value = _without(value, default or {})
+        if value not in (default, {}, []):
+            result[name] = value
+    return result
 
 
 def template_fingerprint(spec: CacheClusterSpec) -> str:
-    """Changes exactly when `template_inputs` does. An upgrade of the operator, with other defaults, does not count: it
-    must not make all pods look outdated."""
+    """Changes exactly when `template_inputs` does. An upgrade of the operator, with other defaults, another manifest or
+    another image of its own, does not count: it must not make all pods look outdated."""
     text = json.dumps(template_inputs(spec), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -7,12 +7,15 @@ from typing import Any
 
 from cachecluster_core.operator_view import Pod
 
+from .labels import TEMPLATE_ANNOTATION
+
 SIDECAR = "sidecar"
 USUAL_WAITS = ("ContainerCreating", "PodInitializing")
 
 
-def pod_view(obj: dict[str, Any], zone: str) -> Pod:
-    """The pod as a value; `zone` is its node's."""
+def pod_view(obj: dict[str, Any], zone: str, template: str | None = None) -> Pod:
+    """The pod as a value; `zone` is its node's. `template` is the fingerprint of what pods are made from now (None:
+    not known yet); a pod without one of its own is never outdated."""
     metadata, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
     return Pod(
         uid=metadata["uid"],
@@ -24,7 +27,12 @@ def pod_view(obj: dict[str, Any], zone: str) -> Pod:
         terminating="deletionTimestamp" in metadata,
         failed=status.get("phase") in ("Failed", "Succeeded"),
         terminated=sidecar_ended(obj),
+        outdated=template is not None and _template(metadata) not in (None, template),
     )
+
+
+def _template(metadata: dict[str, Any]) -> str | None:
+    return (metadata.get("annotations") or {}).get(TEMPLATE_ANNOTATION)
 
 
 def sidecar_ended(obj: dict[str, Any]) -> bool:

@@ -24,10 +24,12 @@ from .kube_api import ApiError, Conflict, Json, KubeApi, NotFound, Unreachable
 from .labels import CLUSTER_LABEL, secret_name
 from .managed_cluster import ManagedCluster, Wakeups
 from .metrics import OperatorMetrics
+from .pause import pause_of
+from .ports import StoreUnavailable
 from .resources import CACHE_CLUSTER, HASH_RING, POD, SECRET, Resource
 from .snapshot import ClusterSnapshot
 from .status import compose_status, max_unavailable
-from .status_figures import only_figures_differ
+from .status_figures import Difference, what_differs
 from .zones import Zones
 
 log = logging.getLogger(__name__)
@@ -37,15 +39,21 @@ RESYNC_S = 60.0
 """How often everything is read again: what a watch missed, and children that are not watched."""
 FIGURES_S = 30.0
 """Shortest time between two writes of a status in which only memory and client figures changed."""
+PROGRESS_S = 2.0
+"""... and in which besides only the figures of a running change did."""
 STATUS_PAUSE_S = 0.25
 """Shortest time between two writes of a status."""
+RECHECK_S = 1.0
+"""How soon a part of the spec that is not in effect because of what copies hold is looked at again."""
+
+_PAUSES = {Difference.FIGURES: FIGURES_S, Difference.PROGRESS: PROGRESS_S, Difference.STATE: STATUS_PAUSE_S}
 
 
 class SecretMissing(Exception):
     """The Secret is gone or incomplete while pods use it: a new one would not match what they run with."""
 
 
-EXPECTED = (ApiError, Unreachable, NameTaken, SecretMissing)
+EXPECTED = (ApiError, Unreachable, NameTaken, SecretMissing, StoreUnavailable)
 
 
 class Reconciler:
@@ -135,7 +143,8 @@ class Reconciler:
             ok = True
         finally:
             self._metrics.reconciled(time.monotonic() - started, ok)
-        return None
+        unsettled = cluster is not None and cluster.effect is not None and cluster.effect.unsettled
+        return RECHECK_S if unsettled else None
 
     async def _managed(self, key: ClusterKey) -> ManagedCluster | None:
         """The cluster to work on; one that is gone, or going, is let go of."""
@@ -185,8 +194,8 @@ class Reconciler:
         if not cluster.synced:
             await cluster.pods.sync()
             cluster.synced = True
-        nodes_before = cluster.effect.desired.nodes if cluster.effect is not None else None
-        effect = in_effect(cluster.spec, cluster.pods.objects(), nodes_before)
+        held = await cluster.holdings()
+        effect = in_effect(cluster.spec, cluster.pods.objects(), held, cluster.pause.paused)
         access = manifests.access_children(cluster.key, cluster.obj)
         if not cluster.is_running:
             await self._ensure_secret(cluster)
@@ -259,7 +268,7 @@ class Reconciler:
         status = compose_status(cluster.known(), cluster.written.status, now)
         if status == cluster.written.status:
             return None
-        pause_s = FIGURES_S if only_figures_differ(cluster.written.status, status) else STATUS_PAUSE_S
+        pause_s = _PAUSES[what_differs(cluster.written.status, status)]
         due_in_s = cluster.written.at + pause_s - loop.time()
         if due_in_s > 0:
             return due_in_s
@@ -321,4 +330,4 @@ def _key_of(resource: Resource, obj: Json) -> ClusterKey | None:
 def _matters(obj: Json) -> tuple[object, ...]:
     """What of a CacheCluster is an order; its status is this operator's own."""
     metadata = obj["metadata"]
-    return metadata["uid"], metadata.get("generation"), metadata.get("deletionTimestamp")
+    return metadata["uid"], metadata.get("generation"), metadata.get("deletionTimestamp"), pause_of(obj)

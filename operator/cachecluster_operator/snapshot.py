@@ -11,13 +11,15 @@ from cachecluster_core.operator_view import Event, Pod, PodView, Timing
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """What the spec of a CacheCluster asks of its control loop. `partitions` never changes during a cluster's life."""
+    """What the spec of a CacheCluster asks of its control loop. `partitions` never changes during a cluster's life.
+    While `paused` nothing that is planned is begun: the map keeps its settings, pods are neither made nor deleted."""
 
     nodes: int
     partitions: int
     settings: Settings
     timing: Timing = field(default_factory=Timing)
     trust_connection_refused: bool = True
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

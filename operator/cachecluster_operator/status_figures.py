@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
-from cachecluster_core.hashring import Entry
+from cachecluster_core.hashring import CopyId, Entry, State
+from cachecluster_core.leaving import leaving_pods
 from cachecluster_core.operator_view import Pod
 from cachecluster_core.quantity import MIB, format_bytes
-from cachecluster_core.report import Report
+from cachecluster_core.report import CopyReport, Report
 from cachecluster_core.spec import Problem
 
+from .change_track import Progress
 from .in_effect import InEffect
+from .pause import Pause
 from .snapshot import ClusterSnapshot
 
 Json = dict[str, Any]
@@ -24,7 +28,7 @@ class Known:
 
     `effect` is what is in effect (None: there never was a valid spec); `problems` are what is wrong with the newest
     spec; `trouble` is what keeps children from being made, `pod_troubles` what keeps pods from starting. `lost` are
-    partitions that were given up since the operator started.
+    partitions that were given up since the operator started, `progress` is how far planned changes are.
     """
 
     generation: int
@@ -36,6 +40,8 @@ class Known:
     pods: tuple[Pod, ...] = ()
     snapshot: ClusterSnapshot | None = None
     lost: frozenset[int] = field(default_factory=frozenset)
+    pause: Pause = field(default_factory=Pause)
+    progress: Progress = field(default_factory=Progress)
 
 
 def wanted_nodes(known: Known) -> int:
@@ -43,9 +49,23 @@ def wanted_nodes(known: Known) -> int:
     return known.effect.desired.nodes if known.effect is not None else 0
 
 
-def only_figures_differ(old: Json, new: Json) -> bool:
-    """Whether nothing but memory and client figures changed: that can wait."""
-    return _without_figures(old) == _without_figures(new)
+class Difference(Enum):
+    """How much two statuses differ, the least first."""
+
+    FIGURES = 1
+    """In memory and client figures at most: that can wait."""
+    PROGRESS = 2
+    """Also in how far a change is."""
+    STATE = 3
+    """In more than that."""
+
+
+def what_differs(old: Json, new: Json) -> Difference:
+    """Between the status that was written and a new one."""
+    old, new = _without_figures(old), _without_figures(new)
+    if old == new:
+        return Difference.FIGURES
+    return Difference.PROGRESS if _without_progress(old) == _without_progress(new) else Difference.STATE
 
 
 def member_rows(entries: Sequence[Entry], known: Known) -> list[Json]:
@@ -67,12 +87,20 @@ def _report(uid: str, known: Known) -> Report | None:
 
 
 def is_served(partition: int, entry: Entry, known: Known) -> bool:
-    """The primary's own agent reports an open gate. An agent that is silent may serve, but nobody knows."""
+    """The primary's own agent reports an open gate. An agent that is silent may serve, but nobody knows. While the
+    primary hands over both gates are shut for a moment; then it is enough that both copies are there."""
     if entry.primary is None:
         return False
-    report = _report(entry.primary.pod, known)
-    copy = report.copies.get(partition) if report is not None else None
-    return copy is not None and copy.gate_epoch > 0 and copy.run_id == entry.primary.run_id
+    if entry.state is State.MOVING and entry.successor is not None:
+        return all(_copy(partition, copy, known) is not None for copy in (entry.primary, entry.successor))
+    copy = _copy(partition, entry.primary, known)
+    return copy is not None and copy.gate_epoch > 0
+
+
+def _copy(partition: int, copy: CopyId, known: Known) -> CopyReport | None:
+    report = _report(copy.pod, known)
+    found = report.copies.get(partition) if report is not None else None
+    return found if found is not None and found.run_id == copy.run_id else None
 
 
 def _member(pod: Pod, entries: Sequence[Entry], known: Known) -> Json:
@@ -86,6 +114,8 @@ def _member(pod: Pod, entries: Sequence[Entry], known: Known) -> Json:
         "zone": pod.zone,
         "host": pod.host,
         "ready": pod.ready and report is not None,
+        "leaving": pod.uid in leaving_pods(known.snapshot.map if known.snapshot is not None else None),
+        "outdated": pod.outdated,
         "primaries": primaries,
         "replicas": in_sync - primaries,
         "learners": sum(pod.uid in entry.learners for entry in entries),
@@ -124,3 +154,14 @@ def _without_figures(status: Json) -> Json:
     ]
     memory = {name: value for name, value in (status.get("memory") or {}).items() if name != "used"}
     return status | {"members": members, "memory": memory}
+
+
+def _without_progress(status: Json) -> Json:
+    """Without what a running change counts up: its message, and copies of members."""
+    counted = ("primaries", "replicas", "learners")
+    members = [{n: value for n, value in member.items() if n not in counted} for member in status["members"]]
+    conditions = [
+        {name: value for name, value in condition.items() if name != "message" or condition["type"] != "Progressing"}
+        for condition in status.get("conditions") or ()
+    ]
+    return status | {"members": members, "conditions": conditions, "message": ""}

@@ -134,18 +134,35 @@ def test_a_service_of_somebody_else_is_left_alone_and_told(shared: Bench) -> Non
     wait_until(lambda: shared.conditions("taken")["UpToDate"][0] == "True", 60, "the condition to go")
 
 
-def test_scale_in_and_template_changes_touch_no_pod(shared: Bench) -> None:
+def test_scale_in_and_a_roll_wait_while_pods_are_missing_and_say_why(shared: Bench) -> None:
     shared.apply("fixed")
     wait_for_children(shared, "fixed")
     uids = {item["metadata"]["uid"] for item in owned(shared, "fixed") if item["kind"] == "Pod"}
-    for changes, reason in (
-        ({"nodes": 2}, "ScaleInNotServed"),
-        ({"podLabels": {"team": "a"}}, "PodTemplateChangeNotServed"),
-    ):
+    for changes, reason in (({"nodes": 2}, "NodesToRemove"), ({"podLabels": {"team": "a"}}, "PodsOutdated")):
         shared.apply("fixed", **changes)
         condition = ("False", reason)
         wait_until(lambda want=condition: shared.conditions("fixed")["UpToDate"] == want, PROMPT_S, reason)
     assert {item["metadata"]["uid"] for item in owned(shared, "fixed") if item["kind"] == "Pod"} == uids
+    budget = shared.kubectl("get", "pdb", "fixed", "-o", "jsonpath={.spec.maxUnavailable}")
+    assert budget == "0", "no copy is in sync"
+
+
+def test_a_pause_holds_back_what_is_planned_and_is_told(shared: Bench) -> None:
+    shared.apply("held")
+    wait_for_children(shared, "held")
+    shared.kubectl("annotate", "cc", "held", "cachecluster.io/paused=true")
+    wait_until(lambda: shared.conditions("held")["Paused"] == ("True", "Paused"), PROMPT_S, "the pause")
+    shared.kubectl("scale", "cc", "held", "--replicas=4")
+    held_back = ("get", "cc", "held", "-o", "jsonpath={.status.message}")
+    wait_until(lambda: "making 1 of 4 pods" in shared.kubectl(*held_back), PROMPT_S, "what is held back")
+    time.sleep(2)  # the absence of a pod has no event
+    assert ("Pod", "held-3") not in children(shared, "held")
+    shared.kubectl("annotate", "cc", "held", "--overwrite", "cachecluster.io/paused=on")
+    wait_until(lambda: shared.conditions("held")["Paused"] == ("True", "InvalidValue"), PROMPT_S, "the condition")
+    assert 'cachecluster.io/paused is "on"' in shared.kubectl(*held_back)
+    shared.kubectl("annotate", "cc", "held", "cachecluster.io/paused-")
+    wait_until(lambda: ("Pod", "held-3") in children(shared, "held"), PROMPT_S, "a fourth pod")
+    assert shared.conditions("held")["Paused"] == ("False", "NotPaused")
 
 
 def test_scale_out_by_the_scale_subresource_adds_pods(shared: Bench) -> None:
@@ -153,6 +170,15 @@ def test_scale_out_by_the_scale_subresource_adds_pods(shared: Bench) -> None:
     wait_for_children(shared, "wide")
     shared.kubectl("scale", "cc", "wide", "--replicas=4")
     wait_until(lambda: ("Pod", "wide-3") in children(shared, "wide"), PROMPT_S, "a fourth pod")
+
+    def scale() -> tuple[int, int, str]:
+        namespace = f"/apis/cachecluster.io/v1alpha1/namespaces/{shared.namespace}"
+        found = json.loads(shared.kubectl("get", "--raw", f"{namespace}/cacheclusters/wide/scale"))
+        return found["spec"]["replicas"], found["status"]["replicas"], found["status"].get("selector", "")
+
+    selector = "app.kubernetes.io/component=cache,cachecluster.io/cluster=wide"
+    wait_until(lambda: scale() == (4, 4, selector), PROMPT_S, "what a HorizontalPodAutoscaler reads")
+    assert len(shared.kubectl("get", "pods", "-l", selector, "-o", "name").split()) == 4
 
 
 def test_a_cluster_that_is_made_again_gets_children_of_its_own(shared: Bench) -> None:

@@ -59,6 +59,10 @@ CASES = {
         {f"cachecluster_nodes_ready{{{C}}}": "3x30", f"cachecluster_nodes_reporting{{{C}}}": "2x30"},
         {f"cachecluster_nodes_ready{{{C}}}": "2x30", f"cachecluster_nodes_reporting{{{C}}}": "3x30"},
     ),
+    "CacheClusterChangeHeldUp": Case(
+        {f"cachecluster_change_idle_seconds{{{C}}}": "0+60x30"},
+        {f"cachecluster_change_idle_seconds{{{C}}}": "0+60x14 0+60x10"},
+    ),
     "CacheClusterFailedOver": Case(
         {f"cachecluster_failovers_total{{{C}}}": "0x15 5x10"},
         {f"cachecluster_failovers_total{{{C}}}": "5x30"},

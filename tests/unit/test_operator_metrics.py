@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cachecluster_core.hashring import CopyId, Entry, HashRing, Settings, State
+from cachecluster_core.hashring import CopyId, Entry, HashRing, Member, Settings, State
 from cachecluster_core.operator_view import Pod, PodView, Suspicion
 from cachecluster_core.report import Report
 from cachecluster_operator.map_changes import NOTHING, map_changes
@@ -99,6 +99,47 @@ def test_loss_is_counted_and_is_no_failover() -> None:
     values = _values(metrics)
     assert values["cachecluster_partitions_lost_total"] == 1
     assert values["cachecluster_failovers_total"] == 0
+
+
+def test_planned_moves_are_counted_and_are_no_failovers() -> None:
+    metrics = OperatorMetrics()
+    moving = replace(STABLE, epoch=3, state=State.MOVING, successor=B)
+    given_up = replace(STABLE, epoch=4)
+    again = replace(moving, epoch=5)
+    moved = replace(STABLE, epoch=6, primary=B, term=6)
+    for entry in (STABLE, moving, given_up, again):
+        metrics.observe("default", _snapshot(entry))
+    assert _values(metrics)["cachecluster_moves_total"] == 0
+    assert _values(metrics)["cachecluster_partition_served{0}"] == 1
+    assert _values(metrics)["cachecluster_partitions{Moving}"] == 1
+    metrics.observe("default", _snapshot(moved))
+    values = _values(metrics)
+    assert (values["cachecluster_moves_total"], values["cachecluster_failovers_total"]) == (1, 0)
+
+
+def _rolling(now: float, *entries: Entry, paused: bool = False) -> ClusterSnapshot:
+    plain = _snapshot(*entries, now=now)
+    assert plain.map is not None
+    ring = replace(plain.map, members=(("pod-a", Member("demo-0", "h", leaving=True)),))
+    pods = tuple(replace(pod, outdated=True) for pod in plain.pods)
+    return replace(plain, map=ring, pods=pods, desired=replace(plain.desired, paused=paused))
+
+
+def test_a_roll_that_stands_still_is_timed_until_it_gets_on() -> None:
+    metrics = OperatorMetrics()
+
+    def idle(snapshot: ClusterSnapshot) -> float:
+        metrics.observe("default", snapshot)
+        return _values(metrics)["cachecluster_change_idle_seconds"]
+
+    assert idle(_snapshot(STABLE, now=1000.0)) == 0
+    assert idle(_rolling(1001.0, STABLE)) == 0
+    assert idle(_rolling(1101.0, STABLE)) == 100
+    values = _values(metrics)
+    assert (values["cachecluster_nodes_leaving"], values["cachecluster_nodes_outdated"]) == (1, 2)
+    assert idle(_rolling(1200.0, replace(STABLE, learners=("pod-c",)))) == 0, "it got on"
+    assert idle(_rolling(1300.0, STABLE, paused=True)) == 0
+    assert idle(_snapshot(STABLE, now=2000.0)) == 0
 
 
 def test_first_sight_of_a_cluster_counts_nothing() -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import Field
 
 from cachecluster_core.spec import CacheClusterSpec, parse_spec
-from cachecluster_operator import manifests
+from cachecluster_core.spec_parts import Router
+from cachecluster_operator import manifests, pod_manifest
 from cachecluster_operator.cluster_key import ClusterKey
 from cachecluster_operator.labels import CLUSTER_LABEL, pod_labels
 from cachecluster_operator.pod_manifest import build_pod, template_fingerprint
+from cachecluster_operator.pod_view import pod_view
 
 pytestmark = pytest.mark.t0
 
@@ -141,6 +144,73 @@ def test_pods_of_a_cluster_are_what_its_services_and_its_budget_select() -> None
 )
 def test_the_template_changes_only_with_what_pods_are_made_of(changes: dict[str, Any], changed: bool) -> None:
     assert (template_fingerprint(spec(**changes)) != template_fingerprint(spec())) == changed
+
+
+PINNED = [
+    ({}, "4dc67fb9ba6190d1"),
+    ({"router": {"workers": 2, "maxClients": 10000}, "placement": {"zones": "require"}}, "c9e64ec758794ead"),
+    ({"engine": "redis", "image": "other:2", "partitions": 32, "replicationFactor": 3}, "755be728997c2b13"),
+    (
+        {
+            "resources": {"sidecar": {"limits": {"cpu": "2"}}},
+            "nodeSelector": {"disk": "fast"},
+            "tolerations": [{"key": "cache", "operator": "Exists", "effect": "NoSchedule"}],
+            "priorityClassName": "high",
+            "podLabels": {"team": "a"},
+            "podAnnotations": {"note": "b"},
+        },
+        "f89bc85ab775c3d1",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "fingerprint"), PINNED)
+def test_fingerprints_are_what_earlier_operators_made_of_the_same_spec(
+    changes: dict[str, Any], fingerprint: str
+) -> None:
+    """They stand on pods: other ones here would replace all pods at an upgrade of the operator."""
+    assert template_fingerprint(spec(**changes)) == fingerprint
+
+
+def test_what_the_api_server_fills_in_changes_no_fingerprint() -> None:
+    """It writes the defaults of its CRD into objects, whatever the operator's are."""
+    filled = {
+        "partitions": 16, "engine": "valkey", "router": {"workers": 1, "maxClients": 10000},
+        "placement": {"zones": "prefer", "nodes": "prefer"},
+        "resources": {"redis": {"requests": {}, "limits": {}}, "sidecar": {}}, "nodeSelector": {}, "tolerations": [],
+    }  # fmt: skip
+    assert template_fingerprint(spec(**filled)) == template_fingerprint(spec())
+
+
+def test_other_defaults_of_a_later_operator_change_no_fingerprint() -> None:
+    class LaterRouter(Router):
+        workers: int = 4
+        max_clients: int = 20000
+
+    class LaterSpec(CacheClusterSpec):
+        router: Router = Field(default_factory=LaterRouter)
+        replication_factor: int = 3
+
+    minimal = {"nodes": 3, "memory": "256Mi"}
+    for given in ({}, {"replicationFactor": 2}, {"replicationFactor": 3}, {"router": {"workers": 4}}):
+        later = LaterSpec.model_validate(minimal | given)
+        assert template_fingerprint(later) == template_fingerprint(parse_spec(minimal | given)), given
+
+
+def test_another_image_or_manifest_of_the_operator_outdates_no_pod(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = pod()
+    monkeypatch.setattr(pod_manifest, "GRACE_SECONDS", 90)
+    after = build_pod(KEY, CLUSTER, spec(), 4, "image:2")
+    assert before["spec"] != after["spec"]
+    assert not pod_view(
+        after | {"metadata": before["metadata"] | {"uid": "u"}}, "", template_fingerprint(spec())
+    ).outdated
+    assert before["metadata"]["annotations"] == after["metadata"]["annotations"]
+
+
+def test_a_pod_has_the_time_to_hand_over_and_to_send_its_clients_away() -> None:
+    """The agent's limits: 20 s as a primary, 10 s of taking clients at the same time, 5 s for those that are busy."""
+    assert pod()["spec"]["terminationGracePeriodSeconds"] >= 2 * (20 + 5)
 
 
 def test_passwords_differ_and_come_back_from_the_secret() -> None:

@@ -172,3 +172,31 @@ def waiting(reason: str, message: str = "") -> dict[str, Any]:
 )
 def test_what_keeps_a_pod_from_starting_is_told(status: dict[str, Any], told: str | None) -> None:
     assert pod_trouble(pod(0, status=status)) == told
+
+
+@pytest.mark.parametrize(
+    ("annotations", "template", "outdated"),
+    [
+        ({"cachecluster.io/template": "old"}, "new", True),
+        ({"cachecluster.io/template": "new"}, "new", False),
+        ({"cachecluster.io/template": "old"}, None, False),
+        ({}, "new", False),
+        (None, "new", False),
+    ],
+    ids=["another", "the same", "not known yet", "without one", "without annotations"],
+)
+def test_a_pod_is_outdated_when_it_was_made_from_another_template(
+    annotations: dict[str, str] | None, template: str | None, outdated: bool
+) -> None:
+    obj = versioned(pod(0), "u0", 1, annotations=annotations)
+    assert pod_view(obj, "", template).outdated == outdated
+
+
+def test_pods_are_compared_with_the_template_of_the_moment() -> None:
+    template = ["a"]
+    api = FakeKubeApi()
+    pods = KubePods(api, KEY, OURS, Zones(api), pod, lambda: None, "", lambda: template[0])
+    pods.seen(versioned(pod(0), "u0", 1, annotations={"cachecluster.io/template": "a"}))
+    assert not pods.pods()[0].outdated
+    template[0] = "b"
+    assert pods.pods()[0].outdated

@@ -1,87 +1,174 @@
-"""What is in effect: scale-in, template and engine changes touch no pod, and say so."""
+"""What is in effect: what would lose data is refused, what must wait waits, and a change under way goes on."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from cachecluster_core.sizing import size_copies
 from cachecluster_core.spec import CacheClusterSpec, parse_spec
+from cachecluster_operator.capacity import Holdings, holdings_of, nodes_to_size_for
 from cachecluster_operator.cluster_key import ClusterKey
-from cachecluster_operator.in_effect import in_effect
-from cachecluster_operator.pod_manifest import build_pod
+from cachecluster_operator.in_effect import InEffect, in_effect
+from cachecluster_operator.pod_manifest import build_pod, template_fingerprint
 
 pytestmark = pytest.mark.t0
 
 KEY = ClusterKey("default", "demo")
 CLUSTER = {"apiVersion": "cachecluster.io/v1alpha1", "kind": "CacheCluster", "metadata": {"name": "demo", "uid": "u"}}
+MEMORY = 256 << 20
+MIB = 1 << 20
 
 
 def spec(**changes: Any) -> CacheClusterSpec:
     return parse_spec({"nodes": 3, "replicationFactor": 2, "memory": "256Mi"} | changes)
 
 
-def pods(count: int, of: CacheClusterSpec | None = None, ready: bool = True) -> list[dict[str, Any]]:
+def pods(count: int, of: CacheClusterSpec | None = None) -> list[dict[str, Any]]:
     made = [build_pod(KEY, CLUSTER, of or spec(), number, "image:1") for number in range(count)]
-    conditions = {"conditions": [{"type": "Ready", "status": "True" if ready else "False"}]}
-    return [pod | {"status": conditions} for pod in made]
+    for number, pod in enumerate(made):
+        pod["metadata"]["uid"] = f"uid-{number}"
+    return made
 
 
-def reasons(effect: Any) -> list[str]:
+def held(nodes: int, largest_used: int = 0, memory: int = MEMORY, factor: int = 2, **changes: Any) -> Holdings:
+    """A cluster whose map is sized for `nodes`, with copies spread over them."""
+    sizing = size_copies(memory, 16, factor, nodes)
+    values = {"maxmemory": sizing.maxmemory, "replication_factor": factor, "most_copies": sizing.copies}
+    return Holdings(**(values | {"largest_used": largest_used} | changes))
+
+
+def reasons(effect: InEffect) -> list[str]:
     return [pending.reason for pending in effect.pending]
 
 
+def maxmemory(effect: InEffect) -> int:
+    return int(dict(effect.desired.settings.engine_config)["maxmemory"])
+
+
 def test_a_new_cluster_gets_what_it_asks_for() -> None:
-    effect = in_effect(spec(), [], None)
-    assert effect.desired.nodes == 3 and effect.pending == () and effect.memory == 256 << 20
+    effect = in_effect(spec(), [], Holdings())
+    assert effect.desired.nodes == 3 and effect.pending == () and effect.memory == MEMORY
+    assert effect.unsettled, "as long as there is no map"
+    assert not in_effect(spec(), pods(3), held(3)).unsettled
 
 
-def test_scale_out_is_in_effect_at_once() -> None:
-    effect = in_effect(spec(nodes=5), pods(3), 3)
-    assert effect.desired.nodes == 5 and effect.pending == ()
-    assert effect.sizing.share > in_effect(spec(), pods(3), 3).sizing.share, "more nodes, fewer copies on each"
+def test_scale_out_is_in_effect_at_once_but_copies_hold_more_only_when_they_are_spread() -> None:
+    out = spec(nodes=5)
+    before = held(3)
+    effect = in_effect(out, pods(3), before)
+    assert effect.desired.nodes == 5 and reasons(effect) == ["CapacityFollows"] and effect.unsettled
+    assert maxmemory(effect) == before.maxmemory == effect.sizing.maxmemory
+    spread = in_effect(out, pods(5), replace(before, most_copies=7))
+    assert reasons(spread) == [] and maxmemory(spread) == size_copies(MEMORY, 16, 2, 5).maxmemory
 
 
-@pytest.mark.parametrize("before", [5, None])
-def test_scale_in_leaves_all_pods_and_says_so(before: int | None) -> None:
-    effect = in_effect(spec(nodes=3), pods(5), before)
-    assert effect.desired.nodes == 5 and reasons(effect) == ["ScaleInNotServed"]
-    assert "spec.nodes is 3" in effect.pending[0].message
+def test_the_memory_of_containers_is_enough_at_every_step_of_a_scale_out() -> None:
+    for nodes in range(3, 17):
+        for copies in range(1, 17):
+            sized = nodes_to_size_for(MEMORY, 16, 2, nodes, held(3, most_copies=copies))
+            sizing = size_copies(MEMORY, 16, 2, sized)
+            assert sizing.maxmemory >= held(3).maxmemory, "nothing is taken away"
+            assert sizing.copies >= copies or sizing.maxmemory == held(3).maxmemory, (nodes, copies)
 
 
-def test_a_pod_that_is_deleted_by_hand_completes_a_scale_in() -> None:
-    five = pods(5)
-    five[4]["metadata"]["deletionTimestamp"] = "2026-11-24T07:00:00Z"
-    assert in_effect(spec(nodes=3), five, 5).desired.nodes == 4
-    assert in_effect(spec(nodes=3), pods(3), 4).pending == ()
+def test_losing_nodes_takes_nothing_away_from_copies() -> None:
+    crowded = held(5, largest_used=30 * MIB, most_copies=16)
+    effect = in_effect(spec(nodes=5), pods(2), crowded)
+    assert effect.desired.nodes == 5 and maxmemory(effect) == crowded.maxmemory
+
+
+def test_scale_in_that_fits_is_in_effect_at_once() -> None:
+    effect = in_effect(spec(nodes=3), pods(5), held(5, largest_used=10 * MIB))
+    assert effect.desired.nodes == 3 and effect.pending == ()
+    assert maxmemory(effect) == size_copies(MEMORY, 16, 2, 3).maxmemory
+
+
+@pytest.mark.parametrize("policy", ["noeviction", "allkeys-lru"])
+def test_scale_in_that_does_not_fit_is_refused_with_figures_until_it_does(policy: str) -> None:
+    small = spec(nodes=3, eviction=policy)
+    effect = in_effect(small, pods(5), held(5, largest_used=30 * MIB))
+    assert effect.desired.nodes == 5 and reasons(effect) == ["ScaleInRefused"] and effect.unsettled
+    assert "spec.nodes is 3, and 5 nodes stay" in effect.pending[0].message
+    assert "26.2 MiB" in effect.pending[0].message and "30.0 MiB" in effect.pending[0].message
+    assert maxmemory(effect) == held(5).maxmemory
+    assert in_effect(small, pods(5), held(5, largest_used=26 * MIB)).desired.nodes == 3
+
+
+def test_scale_in_waits_until_it_is_known_what_copies_hold() -> None:
+    silent = held(5, unreported=(4,))
+    effect = in_effect(spec(nodes=3), pods(5), silent)
+    assert effect.desired.nodes == 5 and reasons(effect) == ["ScaleInUndecided"] and effect.unsettled
+    no_map = in_effect(spec(nodes=3), pods(5), Holdings())
+    assert no_map.desired.nodes == 5 and reasons(no_map) == ["ScaleInUndecided"]
+
+
+def test_scale_in_that_is_under_way_goes_on_whatever_copies_hold_and_whoever_reports() -> None:
+    begun = held(3, largest_used=30 * MIB, unreported=(1, 2), most_copies=11)
+    for there in (5, 4, 3):
+        effect = in_effect(spec(nodes=3), pods(there), begun)
+        assert effect.desired.nodes == 3 and effect.pending == ()
+
+
+def test_scale_in_can_be_taken_back_in_the_middle() -> None:
+    effect = in_effect(spec(nodes=5), pods(4), held(3, most_copies=11))
+    assert effect.desired.nodes == 5 and maxmemory(effect) == held(3).maxmemory
+
+
+def test_pods_that_are_emptied_in_a_roll_are_no_nodes_that_stay() -> None:
+    rolling = held(5, largest_used=30 * MIB, leaving=frozenset({"uid-2"}))
+    assert in_effect(spec(nodes=3), pods(6), rolling).desired.nodes == 5
 
 
 def test_a_lost_pod_and_its_replacement_are_no_scale_in() -> None:
-    assert in_effect(spec(), pods(4), 3).desired.nodes == 3
-    lost = pods(3) + pods(4, ready=False)[3:]
-    assert in_effect(spec(), lost, None).desired.nodes == 3
-
-
-def test_a_template_change_names_the_pods_it_leaves() -> None:
-    effect = in_effect(spec(podLabels={"team": "a"}), pods(2), 3)
-    assert reasons(effect) == ["PodTemplateChangeNotServed"]
-    assert "demo-0, demo-1" in effect.pending[0].message
+    lost = pods(4)
+    lost[1]["metadata"]["deletionTimestamp"] = "2026-11-24T07:00:00Z"
+    effect = in_effect(spec(), lost, held(3, largest_used=20 * MIB))
+    assert effect.desired.nodes == 3 and effect.pending == ()
 
 
 def test_more_memory_counts_once_all_pods_have_it() -> None:
     bigger = spec(memory="512Mi")
     mixed = pods(2) + pods(3, bigger)[2:]
-    assert in_effect(bigger, mixed, 3).memory == 256 << 20
-    assert in_effect(bigger, pods(3, bigger), 3).memory == 512 << 20
+    effect = in_effect(bigger, mixed, held(3))
+    assert effect.memory == MEMORY and maxmemory(effect) == held(3).maxmemory
+    assert effect.template == template_fingerprint(bigger), "pods are made from the new template"
+    assert in_effect(bigger, pods(3, bigger), held(3)).memory == 512 << 20
 
 
-def test_less_memory_counts_at_once() -> None:
-    assert in_effect(spec(memory="128Mi"), pods(3), 3).memory == 128 << 20
+def test_less_memory_is_refused_only_where_nothing_may_be_evicted() -> None:
+    full = held(3, largest_used=20 * MIB)
+    evicting = in_effect(spec(memory="128Mi"), pods(3), full)
+    assert evicting.memory == MEMORY // 2 and evicting.pending == ()
+    refused = in_effect(spec(memory="128Mi", eviction="noeviction"), pods(3), full)
+    assert refused.memory == MEMORY and reasons(refused) == ["MemoryRefused"]
+    assert refused.template == template_fingerprint(spec()), "no pod is replaced for it"
+    fits = in_effect(spec(memory="128Mi", eviction="noeviction"), pods(3), held(3, largest_used=10 * MIB))
+    assert fits.memory == MEMORY // 2 and fits.pending == ()
 
 
-def test_new_pods_run_redis_while_any_pod_does() -> None:
-    redis = spec(engine="redis")
-    mixed = in_effect(spec(engine="valkey"), pods(1, redis), 3)
-    assert mixed.spec.engine == "redis" and mixed.desired.settings.engine == "redis"
-    assert reasons(mixed) == ["PodTemplateChangeNotServed"]
-    assert in_effect(spec(engine="valkey"), [], 3).spec.engine == "valkey"
+def test_more_copies_in_the_same_memory_are_refused_where_nothing_may_be_evicted() -> None:
+    one = spec(replicationFactor=1)
+    wanted = spec(replicationFactor=2, eviction="noeviction")
+    effect = in_effect(wanted, pods(3, one), held(3, largest_used=30 * MIB, factor=1))
+    assert reasons(effect) == ["MemoryRefused"] and effect.desired.settings.replication_factor == 1
+    assert in_effect(wanted, pods(3, one), held(3, factor=1)).desired.settings.replication_factor == 2
+
+
+def test_the_engine_changes_from_redis_to_valkey_and_never_back() -> None:
+    forth = in_effect(spec(engine="valkey"), pods(3, spec(engine="redis")), held(3))
+    assert forth.spec.engine == "valkey" and forth.pending == ()
+    back = in_effect(spec(engine="redis"), pods(3), held(3))
+    assert back.spec.engine == "valkey" and reasons(back) == ["EngineChangeRefused"]
+    assert back.template == template_fingerprint(spec()), "no pod is replaced for it"
+
+
+def test_a_pause_reaches_the_control_loop() -> None:
+    assert in_effect(spec(), [], Holdings(), paused=True).desired.paused
+    assert not in_effect(spec(), [], Holdings()).desired.paused
+
+
+def test_holdings_of_no_map_are_unknown() -> None:
+    assert holdings_of(None, {}) == Holdings() and not Holdings().known

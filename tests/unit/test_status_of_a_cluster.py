@@ -8,18 +8,21 @@ from typing import Any
 import pytest
 
 from cachecluster_core.cluster_status import CacheClusterStatus
-from cachecluster_core.hashring import CopyId, Entry, HashRing, State
+from cachecluster_core.hashring import CopyId, Entry, HashRing, Member, State
 from cachecluster_core.operator_view import Pod, PodView, Suspicion
 from cachecluster_core.report import CopyReport, Process, Report
 from cachecluster_core.spec import Problem, parse_spec
-from cachecluster_operator.in_effect import in_effect
+from cachecluster_operator.capacity import Holdings
+from cachecluster_operator.change_track import ChangeTrack
+from cachecluster_operator.in_effect import Pending, in_effect
+from cachecluster_operator.pause import Pause, pause_of
 from cachecluster_operator.snapshot import ClusterSnapshot
 from cachecluster_operator.status import compose_status, max_unavailable
-from cachecluster_operator.status_figures import Known, only_figures_differ
+from cachecluster_operator.status_figures import Difference, Known, what_differs
 
 pytestmark = pytest.mark.t0
 
-EFFECT = in_effect(parse_spec({"nodes": 2, "replicationFactor": 2, "memory": "64Mi", "partitions": 2}), [], None)
+EFFECT = in_effect(parse_spec({"nodes": 2, "replicationFactor": 2, "memory": "64Mi", "partitions": 2}), [], Holdings())
 A, B = CopyId("uid-a", "ra"), CopyId("uid-b", "rb")
 STABLE = Entry(epoch=3, state=State.STABLE, primary=A, isr=(A, B), term=2)
 PODS = (
@@ -37,16 +40,21 @@ def report(pod: str, run_id: str, gate_epoch: int = 3, used: int = 1 << 20) -> P
 AGENTS = {"uid-a": report("uid-a", "ra"), "uid-b": report("uid-b", "rb", 0)}
 
 
-def known(entries: tuple[Entry, ...] = (STABLE, STABLE), **changes: Any) -> Known:
+def known(entries: tuple[Entry, ...] = (STABLE, STABLE), leaving: tuple[str, ...] = (), **changes: Any) -> Known:
+    effect = changes.get("effect") or EFFECT
+    members = tuple((pod.uid, Member(pod.name, pod.host, leaving=pod.uid in leaving)) for pod in PODS)
     snapshot = ClusterSnapshot(
         name="demo",
         now=1.0,
-        desired=EFFECT.desired,
-        map=HashRing("demo", entries=entries),
-        pods=PODS,
+        desired=effect.desired,
+        map=HashRing("demo", members, entries, effect.desired.settings),
+        pods=changes.get("pods", PODS),
         agents=changes.pop("agents", AGENTS),
         waiting_for=changes.pop("waiting_for", ()),
     )
+    track = ChangeTrack()
+    track.observe(snapshot)
+    changes.setdefault("progress", track.progress)
     values: dict[str, Any] = {"generation": 4, "selector": "s", "effect": EFFECT, "pods": PODS, "snapshot": snapshot}
     return Known(**(values | changes))
 
@@ -59,9 +67,10 @@ def test_a_whole_cluster_is_ready() -> None:
     status = compose_status(known(), {}, NOW)
     assert conditions(status) == {
         "Ready": ("True", "Serving"),
-        "Progressing": ("False", "Settled"),
+        "Progressing": ("False", "Complete"),
         "Degraded": ("False", "CopiesInSync"),
         "UpToDate": ("True", "SpecInEffect"),
+        "Paused": ("False", "NotPaused"),
     }
     assert (status["nodesReady"], status["partitionsServed"], status["message"]) == ("2/2", "2/2", "")
     assert status["observedGeneration"] == 4
@@ -101,14 +110,14 @@ def test_an_election_is_progress_and_a_missing_copy_degrades() -> None:
 def test_a_copy_that_is_being_filled_is_progress() -> None:
     alone = Entry(epoch=3, state=State.STABLE, primary=A, isr=(A,), learners=("uid-b",), term=2)
     status = compose_status(known((alone, alone)), {}, NOW)
-    assert conditions(status)["Progressing"] == ("True", "Syncing")
+    assert conditions(status)["Progressing"] == ("True", "Repairing")
     assert [m["learners"] for m in status["members"]] == [0, 2]
 
 
 def test_a_pod_that_is_missing_makes_it_not_ready_although_all_is_served() -> None:
     status = compose_status(known(pods=PODS[:1]), {}, NOW)
     assert conditions(status)["Ready"] == ("False", "NodesNotReady")
-    assert conditions(status)["Progressing"] == ("True", "AddingNodes")
+    assert conditions(status)["Progressing"] == ("True", "Repairing")
     assert status["nodesReady"] == "1/2"
 
 
@@ -123,20 +132,13 @@ def test_an_invalid_spec_is_named_by_field() -> None:
 
 
 def test_what_is_pending_or_in_the_way_is_told() -> None:
-    pending = in_effect(EFFECT.spec, [_ready_pod(n) for n in range(2)], 2)
-    smaller = in_effect(EFFECT.spec.model_copy(update={"nodes": 1}), [_ready_pod(n) for n in range(2)], 2)
-    assert conditions(compose_status(known(effect=pending), {}, NOW))["UpToDate"][0] == "True"
-    assert conditions(compose_status(known(effect=smaller), {}, NOW))["UpToDate"] == ("False", "ScaleInNotServed")
+    pending = Pending("ScaleInRefused", "spec.nodes is 1, and 2 nodes stay", refused=True)
+    refused = compose_status(known(effect=replace(EFFECT, pending=(pending,))), {}, NOW)
+    assert conditions(refused)["UpToDate"] == conditions(refused)["Progressing"] == ("False", "ScaleInRefused")
+    assert refused["message"] == pending.message
     trouble = compose_status(known(trouble="Service demo belongs to nobody"), {}, NOW)
     assert conditions(trouble)["UpToDate"] == ("False", "ChildrenNotApplied")
     assert conditions(trouble)["Ready"][0] == "True"
-
-
-def _ready_pod(number: int) -> dict[str, Any]:
-    return {
-        "metadata": {"name": f"demo-{number}"},
-        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
-    }
 
 
 def test_the_time_of_a_transition_is_kept_while_nothing_changes() -> None:
@@ -145,7 +147,7 @@ def test_the_time_of_a_transition_is_kept_while_nothing_changes() -> None:
     assert same == first
     other = compose_status(known(pods=PODS[:1]), first, LATER)
     times = {c["type"]: c["lastTransitionTime"] for c in other["conditions"]}
-    assert times == {"Ready": LATER, "Progressing": LATER, "Degraded": NOW, "UpToDate": NOW}
+    assert times == {"Ready": LATER, "Progressing": LATER, "Degraded": NOW, "UpToDate": NOW, "Paused": NOW}
 
 
 def test_a_loss_of_data_stays_told() -> None:
@@ -158,8 +160,9 @@ def test_a_loss_of_data_stays_told() -> None:
 def test_figures_alone_can_wait() -> None:
     first = compose_status(known(), {}, NOW)
     busier = compose_status(known(agents=AGENTS | {"uid-a": report("uid-a", "ra", used=50 << 20)}), first, LATER)
-    assert busier != first and only_figures_differ(first, busier)
-    assert not only_figures_differ(first, compose_status(known(pods=PODS[:1]), first, LATER))
+    assert busier != first and what_differs(first, busier) is Difference.FIGURES
+    fewer = compose_status(known(pods=PODS[:1]), first, LATER)
+    assert what_differs(first, fewer) is Difference.STATE
 
 
 def test_no_pod_may_be_evicted_while_a_copy_more_could_be_the_last() -> None:
@@ -169,3 +172,55 @@ def test_no_pod_may_be_evicted_while_a_copy_more_could_be_the_last() -> None:
     assert max_unavailable(EFFECT.spec, known().snapshot) == 1
     assert max_unavailable(EFFECT.spec, known((STABLE, alone)).snapshot) == 0
     assert max_unavailable(single, known((alone, alone)).snapshot) == 1
+
+
+def test_no_pod_may_be_evicted_while_one_is_emptied_or_ends() -> None:
+    ending = (replace(PODS[0], terminating=True), PODS[1])
+    assert max_unavailable(EFFECT.spec, known(leaving=("uid-a",)).snapshot) == 0
+    assert max_unavailable(EFFECT.spec, known(pods=ending).snapshot) == 0
+
+
+def test_a_partition_that_is_handed_over_is_served() -> None:
+    moving = replace(STABLE, epoch=4, state=State.MOVING, successor=B)
+    shut = {"uid-a": report("uid-a", "ra", 0), "uid-b": report("uid-b", "rb", 0)}
+    status = compose_status(known((STABLE, moving), agents=AGENTS | {"uid-b": shut["uid-b"]}), {}, NOW)
+    assert status["partitionsServed"] == "2/2" and conditions(status)["Ready"][0] == "True"
+    assert conditions(status)["Progressing"] == ("True", "Rebalancing")
+    assert "handing over partition 1" in status["message"]
+    assert compose_status(known((moving, moving), agents=shut), {}, NOW)["partitionsServed"] == "2/2"
+    del shut["uid-b"]
+    assert compose_status(known((moving, moving), agents=shut), {}, NOW)["partitionsServed"] == "0/2"
+
+
+def test_members_tell_who_is_emptied_and_who_is_outdated() -> None:
+    pods = (PODS[0], replace(PODS[1], outdated=True))
+    members = compose_status(known(pods=pods, leaving=("uid-b",)), {}, NOW)["members"]
+    assert [(m["leaving"], m["outdated"]) for m in members] == [(False, False), (True, True)]
+
+
+def test_a_paused_cluster_tells_what_is_held_back() -> None:
+    outdated = (PODS[0], replace(PODS[1], outdated=True))
+    status = compose_status(known(pods=outdated, pause=Pause(paused=True)), {}, NOW)
+    assert conditions(status)["Paused"] == ("True", "Paused")
+    assert conditions(status)["Progressing"] == ("False", "Paused")
+    assert conditions(status)["Ready"][0] == "True"
+    assert status["message"] == "paused; held back: replacing demo-1"
+    idle = compose_status(known(pause=Pause(paused=True)), {}, NOW)
+    assert conditions(idle)["Progressing"] == ("False", "Complete")
+    electing = Entry(epoch=4, state=State.ELECTING, isr=(B,), term=2)
+    failing = compose_status(known((STABLE, electing), pods=outdated, pause=Pause(paused=True)), {}, NOW)
+    assert conditions(failing)["Progressing"] == ("True", "Electing"), "fail-over goes on"
+
+
+@pytest.mark.parametrize("value", ["yes", "True", ""])
+def test_a_pause_that_means_nothing_pauses_and_is_told_with_the_remedy(value: str) -> None:
+    pause = pause_of({"metadata": {"annotations": {"cachecluster.io/paused": value}}})
+    status = compose_status(known(pause=pause), {}, NOW)
+    assert pause.paused and conditions(status)["Paused"] == ("True", "InvalidValue")
+    assert f'"{value}"' in status["message"] and "kubectl annotate" in status["message"]
+
+
+@pytest.mark.parametrize(("value", "paused"), [("true", True), ("false", False), (None, False)])
+def test_pauses_that_mean_something(value: str | None, paused: bool) -> None:
+    annotations = {"other": "x"} if value is None else {"cachecluster.io/paused": value}
+    assert pause_of({"metadata": {"annotations": annotations}}) == Pause(paused)
