@@ -137,10 +137,10 @@ def _message(known: Known, ready: Finding, doing: Finding) -> str:
     parts += [known.trouble] if known.trouble else []
     parts += () if is_planned(doing) else known.pod_troubles
     parts += [known.pause.problem] if known.pause.problem else []
+    held_back = "; ".join(held_back_texts(known)) if known.pause.paused else ""
+    parts += [f"paused; held back: {held_back}"] if held_back else []
     waiting = known.snapshot.waiting_for if known.snapshot is not None else ()
-    if doing.reason == "Paused":
-        parts.append(f"paused; {doing.message}")
-    elif is_planned(doing):
+    if is_planned(doing):
         parts.append(doing.message)
     elif waiting:
         parts.append("waiting for " + "; ".join(waiting))
