@@ -25,6 +25,7 @@ from cachecluster_core.report import CopyReport, Process, Report
 
 IDENTITY = ("cluster_namespace", "cluster", "pod")
 READ_SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+HANDOVER_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 MARGIN_SECONDS = (0.0, 0.25, 0.5, 1.0, 1.5, 1.8, 1.9, 1.95, 2.0, 3.0)
 
 
@@ -67,6 +68,20 @@ class SidecarMetrics:
         self._engine_deaths = self._counter("cachecluster_agent_engine_deaths", "Engine processes that died.")
         self._router_starts = self._counter("cachecluster_agent_router_starts", "Router processes started.")
 
+        handovers = Counter(
+            "cachecluster_handovers",
+            "Hand-overs of partitions that this pod was primary of, by result: done, given_up.",
+            (*IDENTITY, "result"),
+            registry=self._registry,
+        )
+        self._handovers_done = handovers.labels(*self._identity, "done")
+        self._handovers_given_up = handovers.labels(*self._identity, "given_up")
+        self._handover_seconds = self._histogram(
+            "cachecluster_handover_seconds",
+            "From shutting the primary's gate for a hand-over until its successor said that it serves.",
+            HANDOVER_SECONDS,
+        )
+
     def quorum_read(self, seconds: float, ok: bool, margin_s: float) -> None:
         """A quorum read ended after `seconds`; `margin_s` is the authority left just before it was renewed."""
         if not ok:
@@ -86,6 +101,15 @@ class SidecarMetrics:
     def router_started(self) -> None:
         """A router process was started."""
         self._router_starts.inc()
+
+    def handover_done(self, shut_s: float) -> None:
+        """A partition was handed over; its gate had been shut for so long when the successor's word came."""
+        self._handovers_done.inc()
+        self._handover_seconds.observe(shut_s)
+
+    def handover_given_up(self) -> None:
+        """A hand-over was given up before its token was sent."""
+        self._handovers_given_up.inc()
 
     def render(
         self,

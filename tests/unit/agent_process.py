@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from tests.loopback import free_block
+from tests.loopback import address, free_block
 from tests.unit.agent_support import Scan, engine_binary
 from tests.waiting import until
 
@@ -86,7 +86,11 @@ class Relay:
 class AgentProcess:
     """A pod of the cluster `demo` on an own loopback address. `report` is the newest one of its stream."""
 
-    def __init__(self, kind: str, directory: Path, host: str, url: str, store: MemoryMapStore, relay: Relay) -> None:
+    def __init__(
+        self, kind: str, directory: Path, host: str, url: str, store: MemoryMapStore, relay: Relay, number: int = 0
+    ) -> None:
+        self.uid = "pod-" + "abcdef"[number]
+        self.name = f"{NAME}-{number}"
         self.kind = kind
         self.directory = directory
         self.host = host
@@ -109,7 +113,7 @@ class AgentProcess:
             (self.directory / "secrets").mkdir(exist_ok=True)
             (self.directory / "secrets" / name).write_text(secret)
         command = [sys.executable, "-m", "cachecluster_sidecar.agent.main", "--name", NAME, "--namespace", NAMESPACE]
-        command += ["--pod-name", "demo-0", "--pod-uid", UID, "--host", self.host, "--api-server", self._url]
+        command += ["--pod-name", self.name, "--pod-uid", self.uid, "--host", self.host, "--api-server", self._url]
         command += ["--run-dir", str(self.directory / "run"), "--data-dir", str(self.directory / "data")]
         command += ["--secrets-dir", str(self.directory / "secrets"), "--engine", self.kind, *flags]
         command += ["--engine-binary", str(engine_binary(self.kind, self.directory))]
@@ -221,6 +225,33 @@ class AgentProcess:
             self.kill()
         kill_under(self.directory)
         self.scan.stop()
+
+
+@contextlib.asynccontextmanager
+async def running_agents(kind: str, directory: Path, count: int, *flags: str) -> AsyncIterator[list[AgentProcess]]:
+    """Agents of one cluster, on addresses side by side, that have reported; with no map yet."""
+    block = free_block(CLIENT, CLUSTER, AGENT, METRICS, REPLICATION)
+    store = MemoryMapStore(NAMESPACE)
+    api = LocalApi(store, block)
+    await api.start()
+    agents: list[AgentProcess] = []
+    try:
+        for number in range(count):
+            host = address(block, number)
+            relay = Relay(host, api.url)
+            (directory / str(number)).mkdir()
+            agent = AgentProcess(kind, directory / str(number), host, await relay.start(), store, relay, number)
+            agents.append(agent)
+            await agent.scan.start()
+            agent.start(*flags)
+            agent.listen()
+        await until(lambda: all(agent.report is not None for agent in agents), 20)
+        yield agents
+    finally:
+        for agent in agents:
+            await agent.stop()
+            await agent.relay.stop()
+        await api.stop()
 
 
 @contextlib.asynccontextmanager

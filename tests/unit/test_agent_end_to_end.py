@@ -237,7 +237,15 @@ async def test_a_probe_tells_open_gates_refused_ports_and_another_pod_at_the_add
     assert away["clusterPort"] == away["agentPort"] == "timeout"
 
 
-async def test_term_keeps_serving_until_the_map_names_another_then_ends_everything(valkey: AgentProcess) -> None:
+@pytest.fixture
+async def leaving(tmp_path: Path) -> AsyncIterator[AgentProcess]:
+    """An agent that takes clients for half a second after SIGTERM."""
+    async with running_agent("valkey", tmp_path, "--drain-accept", "0.5") as running:
+        yield running
+
+
+async def test_term_keeps_serving_until_the_map_names_another_then_ends_everything(leaving: AgentProcess) -> None:
+    valkey = leaving
     await valkey.serve()
     await valkey.command("SET", "k", "v")
     assert valkey.process is not None

@@ -33,6 +33,8 @@ role:master\r
 connected_slaves:2\r
 slave0:ip=pod-b.abc,port=17001,state=online,offset=140,lag=1\r
 slave1:ip=10.1.2.3,port=17002,state=wait_bgsave,offset=0,lag=0,type=replica\r
+master_replid:8371b4fb1155b71f4a04d3e1bc3e18c4a990aeeb\r
+master_replid2:0000000000000000000000000000000000000000\r
 master_repl_offset:154\r
 \r
 # Persistence\r
@@ -82,6 +84,7 @@ def test_commands_are_encoded_as_hiredis_does(arguments: list[bytes]) -> None:
 
 def test_a_primary_with_a_named_and_a_nameless_replica() -> None:
     seen = parse_info(PRIMARY)
+    assert seen.replid == "8371b4fb1155b71f4a04d3e1bc3e18c4a990aeeb"
     assert seen.source is None and seen.offset == 154 and not seen.has_stream
     assert seen.attached == (Attached(CopyId("pod-b", "abc"), True, 140), Attached(None, False, 0))
     assert not seen.settled, "a replica that is not online yet is worth looking again soon"
@@ -99,7 +102,9 @@ def test_an_empty_database_has_no_line_and_no_keys() -> None:
     assert parse_info(PRIMARY.partition(b"db0:")[0], before).keys == 0
 
 
-@pytest.mark.parametrize("field", [b"role:master\r\n", b"master_repl_offset:154\r\n", b"loading:0\r\n"])
+@pytest.mark.parametrize(
+    "field", [b"role:master\r\n", b"master_replid:8371b4fb1155b71f4a04d3e1bc3e18c4a990aeeb\r\n", b"loading:0\r\n"]
+)
 def test_a_missing_field_is_named(field: bytes) -> None:
     with pytest.raises(ValueError, match="no field"):
         parse_info(PRIMARY.replace(b"\n" + field, b"\n", 1).replace(b"async_", b"async-"))
@@ -108,9 +113,11 @@ def test_a_missing_field_is_named(field: bytes) -> None:
 def test_a_sealed_copy_waits_for_nothing() -> None:
     def replica(**fields: Any) -> bytes:
         values = {"role": "slave", "master_host": "127.0.0.1", "master_port": 1, "master_link_status": "down"}
-        values |= {"master_sync_in_progress": 0, "slave_repl_offset": 70, "loading": 0} | fields
+        values |= {"master_sync_in_progress": 0, "slave_repl_offset": 70, "master_replid": "a", "loading": 0} | fields
         return b"".join(f"\n{name}:{value}\r".encode() for name, value in values.items())
 
+    assert not parse_info(replica()).awaits_link and parse_info(replica(master_port=17001)).awaits_link
+    assert not parse_info(replica(master_port=17001, master_link_status="up")).awaits_link
     assert parse_info(replica()).settled and parse_info(replica()).has_stream
     assert not parse_info(replica(master_port=17001)).settled
     assert parse_info(replica(master_port=17001, master_link_status="up")).settled

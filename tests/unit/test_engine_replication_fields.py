@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,55 @@ async def test_a_sealed_former_primary_keeps_its_offset_and_has_a_stream_also_wh
     offset = await pair.primary_offset()
     sealed = await pair.run(pair.primary, Seal(0))
     assert sealed.has_stream and sealed.offset == offset == pair.replica.view().offset
+
+
+async def test_histories_have_the_same_name_on_both_sides_a_seal_keeps_it_and_a_promotion_begins_another(
+    pair: Pair,
+) -> None:
+    await pair.attach()
+    await pair.write(10)
+    replid = pair.primary.view().replid
+    assert len(replid) == 40 and pair.replica.view().replid == replid
+    assert (await pair.run(pair.primary, Seal(0))).replid == replid
+    assert (await pair.run(pair.primary, Promote(0))).replid not in ("", replid)
+
+
+async def test_a_replica_that_followed_too_early_asks_again_soon_and_not_for_ever(pair: Pair) -> None:
+    await pair.attach()
+    await pair.write(10)
+    await pair.run(pair.primary, Seal(0))
+    await pair.run(pair.replica, Seal(1))
+    loop, pauses = asyncio.get_running_loop(), []
+    assert not pair.replica.view().ask_again
+    follow = pair.follow()
+    for _ in range(3):
+        await pair.run(pair.replica, follow)
+        began, changes = loop.time(), pair.engines.changes
+        assert not pair.replica.view().ask_again
+        await until(lambda: pair.replica.view().ask_again)
+        assert pair.engines.changes > changes, "the loop is woken"
+        pauses.append(loop.time() - began)
+        follow = replace(follow, anew=True)
+    assert [pause >= least for pause, least in zip(pauses, (0.09, 0.19, 0.39), strict=True)] == [True] * 3, pauses
+    await pair.run(pair.replica, follow)
+    await asyncio.sleep(0.6)
+    assert not pair.replica.view().ask_again, "then the engine's own retries do"
+    await pair.run(pair.primary, Promote(0))
+    await pair.run(pair.replica, follow)
+    await until(lambda: pair.replica.view().link_up, 0.5)
+    (stats,) = await pair.ask(pair.primary, ("INFO", "stats"))
+    assert isinstance(stats, bytes) and b"sync_full:1\r" in stats, "what it has already is not sent again"
+
+
+async def test_a_copy_under_hand_over_tells_every_offset_within_milliseconds(pair: Pair) -> None:
+    await pair.attach()
+    await asyncio.sleep(0.5)  # it is looked at every half a second by now
+    pair.replica.quicken(2.0)
+    for _ in range(5):
+        pair.engines.changes = 0
+        await pair.ask(pair.primary, ("INCR", "n"))
+        await until(lambda: pair.engines.changes > 0, 0.25)
+        assert pair.replica.view().offset == await pair.primary_offset()
 
 
 async def test_a_replica_whose_primary_died_keeps_its_stream_also_when_an_empty_one_takes_its_place(pair: Pair) -> None:

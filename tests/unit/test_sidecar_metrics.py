@@ -54,6 +54,8 @@ def _page(
     metrics.engine_started()
     metrics.engine_died()
     metrics.router_started()
+    metrics.handover_done(0.004)
+    metrics.handover_given_up()
     text = metrics.render(REPORT, 2 << 20, {0: ROUTER, 1: ROUTER} if routers is None else routers, {0: 77}).decode()
     return {
         (
@@ -73,6 +75,9 @@ def test_page_tells_the_agent_its_copies_and_its_routers() -> None:
     page = _page()
     assert page[_key("cachecluster_agent_authority_seconds")] == 2.5
     assert page[_key("cachecluster_agent_quorum_read_failures_total")] == 1
+    assert page[_key("cachecluster_handovers_total", result="done")] == 1
+    assert page[_key("cachecluster_handovers_total", result="given_up")] == 1
+    assert page[_key("cachecluster_handover_seconds_bucket", le="0.005")] == 1
     assert page[_key("cachecluster_agent_quorum_read_seconds_bucket", le="0.005")] == 1
     assert page[_key("cachecluster_agent_authority_margin_seconds_bucket", le="2.0")] == 1
     assert page[_key("cachecluster_agent_engine_deaths_total")] == 1

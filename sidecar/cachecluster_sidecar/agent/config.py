@@ -20,7 +20,8 @@ SECRET_FILES = ("agent-password", "gate-password", "repl-password", "peer-token"
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
     """Everything that one agent is told at its start. Ports are TCP; `replication_port` is the base of one port per
-    partition. `drain_s` is how long a terminating pod may go on serving."""
+    partition. `drain_s` is how long a terminating pod may go on serving as a primary, `drain_accept_s` how long its
+    routers go on taking clients: Services learn late that it is going."""
 
     name: str
     namespace: str
@@ -44,6 +45,7 @@ class AgentConfig:
     router_workers: int
     incarnation: str
     drain_s: float
+    drain_accept_s: float
     log_level: str
 
 
@@ -92,6 +94,7 @@ def parse_config(arguments: Sequence[str], environment: Mapping[str, str] = os.e
         router_workers=flags.router_workers,
         incarnation=incarnation,
         drain_s=flags.drain_seconds,
+        drain_accept_s=flags.drain_accept,
         log_level=flags.log_level,
     )
 
@@ -135,7 +138,8 @@ def _make_parser(environment: Mapping[str, str]) -> _Parser:
     flag("replication-port", "port of partition 0's engine; partition p has the p-th after it", _port, 17000)
     flag("router-workers", "router processes", int, 1)
     flag("incarnation", "name of this start of the agent, in its reports", str, "auto")
-    flag("drain-seconds", "how long a terminating pod may go on serving", float, 20.0)
+    flag("drain-seconds", "how long a terminating pod may go on serving its partitions", _seconds, 20.0)
+    flag("drain-accept", "how long a terminating pod goes on taking clients, in seconds", _seconds, 10.0)
     engine = environment.get(f"{ENVIRONMENT_PREFIX}ENGINE", "valkey")
     parser.add_argument("--engine", help="the engine", choices=("valkey", "redis"), default=engine)
     level = environment.get(f"{ENVIRONMENT_PREFIX}LOG_LEVEL", "info")
@@ -148,3 +152,10 @@ def _port(text: str) -> int:
     if not 1 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{port} is not a port")
     return port
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < 86400:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds up to a day")
+    return seconds

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from cachecluster_core.agent_step import NOWHERE
 from cachecluster_core.agent_view import (
@@ -27,30 +25,17 @@ from cachecluster_core.agent_view import (
 )
 from cachecluster_core.report import Process
 
+from .ask_again import AskAgain
 from .engine_connection import EngineConnection
 from .engine_process import EngineProcess, StartFailed
 from .observation import SECTIONS, STATE_SECTIONS, Observation, parse_info
+from .pace import OffsetHistory, Pace
 from .resp import Reply, ReplyError
 from .supervisor import NotSupervised
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How often a copy is looked at, and when it counts as silent. Seconds; `figures_every` is in polls: so often the
-    figures for people, memory and keys, are asked for too."""
-
-    steady: float = 0.5
-    awaiting_first: float = 0.02
-    awaiting_growth: float = 1.5
-    syncing: float = 0.1
-    silent_after: float = 1.0
-    settle: float = 2.0
-    retry: float = 0.1
-    command_timeout: float = 2.0
-    reconnect: float = 0.05
-    figures_every: int = 8
+SEAL = ("REPLICAOF", NOWHERE[0], str(NOWHERE[1]))
 
 
 class LocalCopy:
@@ -71,8 +56,10 @@ class LocalCopy:
         self._config: dict[str, str] = {}
         self._connection: EngineConnection | None = None
         self._observation: Observation | None = None
-        self._offsets: deque[tuple[float, int]] = deque()
+        self._offsets = OffsetHistory(self._pace)
+        self._again = AskAgain(lambda: self.poll(self._loop.time()))
         self._interval = self._pace.awaiting_first
+        self._quick_until = 0.0
         self._task: asyncio.Task[None] | None = None
         self._reconnecting: asyncio.Task[None] | None = None
         self._replacing = False
@@ -109,9 +96,11 @@ class LocalCopy:
             syncing=seen.syncing,
             has_stream=seen.has_stream,
             offset=seen.offset,
-            settled_offset=self._settled_offset(),
+            settled_offset=self._offsets.settled(self._loop.time()),
             attached=seen.attached,
             announce=self._announce,
+            replid=seen.replid,
+            ask_again=self._again.due and seen.awaits_link and not self.busy,
             config=tuple(sorted(self._config.items())),
             busy=self.busy,
             used_memory=seen.used_memory,
@@ -134,7 +123,9 @@ class LocalCopy:
 
     def poll(self, now: float) -> None:
         """Send an INFO unless one is outstanding; `due` says when to call again (loop time)."""
-        if self._interval < self._pace.steady:
+        if now < self._quick_until:
+            self.due = now + self._pace.quick
+        elif self._interval < self._pace.steady:
             self.due = now + self._interval
         else:  # all copies in the same instant: one wake-up for all of them
             self.due = (now // self._pace.steady + 1) * self._pace.steady
@@ -147,6 +138,12 @@ class LocalCopy:
     def hasten(self) -> None:
         """Look again soon: a learner is being filled from here, and how far it is shows only in the primary's INFO."""
         self.due = min(self.due, self._loop.time() + self._pace.syncing)
+
+    def quicken(self, seconds: float) -> None:
+        """Look again at once and, for so long, as often as makes sense; tell of every change of the offset."""
+        now = self._loop.time()
+        self._quick_until = now + seconds
+        self.due = min(self.due, now)
 
     def execute(self, command: Command, settings: Mapping[str, str]) -> None:
         """Carry out a command of the step, in a task of its own; the view is busy until it ended.
@@ -161,6 +158,7 @@ class LocalCopy:
 
     async def close(self) -> None:
         """Let go of the process without touching it."""
+        self._again.stop()
         for task in (self._task, self._reconnecting):
             if task is not None:
                 task.cancel()
@@ -173,6 +171,8 @@ class LocalCopy:
 
     async def _carry_out(self, command: Command, settings: Mapping[str, str]) -> None:
         self._replacing = isinstance(command, Start | Restart | Remove)
+        if not isinstance(command, Configure):
+            self._again.stop()
         try:
             await self._dispatch(command, settings)
             self._last_failure = ""
@@ -198,13 +198,13 @@ class LocalCopy:
             case Remove():
                 await self._remove()
             case Seal():
-                await self._ask(("REPLICAOF", NOWHERE[0], str(NOWHERE[1])))
+                self._again.forget()
+                await self._ask(SEAL)
             case Promote():
+                self._again.forget()
                 await self._ask(("REPLICAOF", "NO", "ONE"))
-            case Follow(host=host, port=port, announce=announce):
-                await self._ask(("CONFIG", "SET", "replica-announce-ip", announce))
-                self._announce = announce
-                await self._ask(("REPLICAOF", host, str(port)))
+            case Follow():
+                await self._follow(command)
             case Configure(settings=changes):
                 await self._configure(changes)
 
@@ -227,6 +227,13 @@ class LocalCopy:
         await self._process.remove()
         self._state = Process.ABSENT
 
+    async def _follow(self, command: Follow) -> None:
+        await self._ask(("CONFIG", "SET", "replica-announce-ip", command.announce))
+        self._announce = command.announce
+        follow = ("REPLICAOF", command.host, str(command.port))
+        await self._ask(*((SEAL, follow) if command.anew else (follow,)))
+        self._again.followed((command.host, command.port))
+
     async def _configure(self, changes: tuple[tuple[str, str], ...]) -> None:
         """One by one: a value that the engine refuses is logged once and counted as applied, or it would be tried for
         ever."""
@@ -237,12 +244,12 @@ class LocalCopy:
                 log.error("partition %d: the engine refuses %s %r: %s", self.partition, name, value, error)
             self._config[name] = value
 
-    async def _ask(self, command: tuple[str, ...]) -> None:
-        """A command and an INFO behind it, so that what it did is known with its answer."""
+    async def _ask(self, *commands: tuple[str, ...]) -> None:
+        """Commands and an INFO behind them, so that what they did is known with their answers."""
         if self._connection is None:
             raise ConnectionResetError("no connection to the engine")
         async with asyncio.timeout(self._pace.command_timeout):
-            replies = await self._connection.request([command, SECTIONS])
+            replies = await self._connection.request([*commands, SECTIONS])
         self._observe(replies[-1])
 
     # The connection
@@ -326,6 +333,7 @@ class LocalCopy:
         self._config = {}
         self._observation = None
         self._offsets.clear()
+        self._again.forget()
 
     # Observing
 
@@ -337,35 +345,28 @@ class LocalCopy:
     def _observe(self, info: Reply) -> None:
         if not isinstance(info, bytes):
             raise ValueError(f"not an INFO: {info!r}")
+        now = self._loop.time()
         before, seen = self._observation, parse_info(info, self._observation)
         self._observation = seen
+        again = self._again.observed(seen.link_up)
         if before is None or _shape(before) != _shape(seen):
             self._look_soon()
+            self._on_change()
+        elif again or (now < self._quick_until and before.offset != seen.offset):
             self._on_change()
         elif seen.settled:
             self._interval = self._pace.steady
         else:
             slowest = self._pace.syncing if seen.syncing else self._pace.steady
             self._interval = min(slowest, self._interval * self._pace.awaiting_growth)
-        self._remember_offset(before, seen)
+        if before is None or before.source != seen.source or seen.offset < before.offset:
+            self._offsets.clear()
+        self._offsets.remember(now, seen.offset)
 
     def _look_soon(self) -> None:
         self._interval = self._pace.awaiting_first
-        self.due = self._loop.time() + self._interval
-
-    def _remember_offset(self, before: Observation | None, seen: Observation) -> None:
         now = self._loop.time()
-        if before is None or before.source != seen.source or seen.offset < before.offset:
-            self._offsets.clear()
-        if not self._offsets or now - self._offsets[-1][0] >= self._pace.steady / 2:
-            self._offsets.append((now, seen.offset))
-        while len(self._offsets) > 1 and now - self._offsets[1][0] >= self._pace.settle:
-            self._offsets.popleft()
-
-    def _settled_offset(self) -> int:
-        if self._offsets and self._loop.time() - self._offsets[0][0] >= self._pace.settle:
-            return self._offsets[0][1]
-        return 0
+        self.due = now + (self._pace.quick if now < self._quick_until else self._interval)
 
     def _silent_s(self) -> float:
         now = self._loop.time()
@@ -378,7 +379,7 @@ class LocalCopy:
 def _shape(seen: Observation) -> tuple[object, ...]:
     """What must be acted on at once when it changes: everything but figures that grow all the time."""
     attached = tuple((replica.copy, replica.online) for replica in seen.attached)
-    return seen.source, seen.link_up, seen.syncing, seen.has_stream, attached
+    return seen.source, seen.link_up, seen.syncing, seen.has_stream, seen.replid, attached
 
 
 def _identity(server: Reply) -> tuple[str, str]:

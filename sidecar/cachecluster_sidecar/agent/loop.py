@@ -1,4 +1,4 @@
-"""The agent's loop: observe, `agent_step`, carry out in the order marks, gates, commands; and again.
+"""The agent's loop: observe, `agent_step`, carry out in the order marks, gates, messages, commands; and again.
 
 Nothing is decided here. The loop sleeps until something changed, and looks at everything twice a second.
 """
@@ -6,7 +6,6 @@ Nothing is decided here. The loop sleeps until something changed, and looks at e
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -18,12 +17,11 @@ from cachecluster_core.agent_view import (
     AgentView,
     Command,
     CopyView,
-    GateChange,
-    GateView,
+    HandoverMessage,
     Restart,
     Start,
 )
-from cachecluster_core.gate_step import SHUT
+from cachecluster_core.handover import is_shutting
 from cachecluster_core.hashring import HashRing
 from cachecluster_core.pod_table import Marks
 from cachecluster_core.report import Process, Report
@@ -32,16 +30,24 @@ from ..metrics import SidecarMetrics
 from .clock import boottime_ns
 from .copy import LocalCopy
 from .engine_process import Engine, EngineProcess
+from .gates import Gates
+from .handover import HandOvers
+from .handover_account import HandOverAccount
 from .map_client import MapRead
+from .peer_agents import PeerAgents
 from .remembered import Remembered
 from .router_hub import RouterHub
-from .routes import build_routes, local_partitions
+from .routes import build_routes, local_partitions, serving_copy
 from .supervisor import Supervisor
-from .table import GateRecord, PodTable, read_header
+from .table import PodTable, read_header
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.5
+HAND_OVER_TICK_S = 0.02
+"""While another agent's answer is waited for, or a gate is shut for a hand-over: its time must not pass unnoticed."""
+QUICK_S = 0.15
+"""How long a copy is looked at quickly after a message of its primary, which comes again while it matters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,7 @@ class AgentLoop:
         supervisor: Supervisor,
         remembered: Remembered,
         metrics: SidecarMetrics,
+        peers: PeerAgents,
         cluster_port: int,
         on_report: Callable[[Report], None],
     ) -> None:
@@ -78,7 +85,9 @@ class AgentLoop:
         self._hub: RouterHub | None = None
         self._table: PodTable | None = None
         self._marks: dict[int, Marks] = {}
-        self._gates: dict[int, GateRecord] = {}
+        self._gates = Gates()
+        self.handovers = HandOvers(identity.pod, peers, self.wake, self._tell_routes, self._look_quickly)
+        self._account = HandOverAccount(identity.pod, metrics)
         self._copies: dict[int, LocalCopy] = {}
         self._processes: dict[int, Process] = {}
         self._ring: HashRing | None = None
@@ -94,6 +103,7 @@ class AgentLoop:
     async def attach(self, hub: RouterHub) -> None:
         """Take over what an earlier agent left: the pod table, the last map, running processes."""
         self._hub = hub
+        self._gates.use_hub(hub)
         self._remembered.load()
         header = read_header(self._table_path)
         if header is not None:
@@ -116,9 +126,10 @@ class AgentLoop:
         if read.ring is not self._ring:
             self._filling = _filled_from(read.ring, self._identity.pod)
         self._ring, self._sent_ns = read.ring, read.sent_ns
+        self.handovers.use_map(read.ring)
         self._tell_routes()
         if self._hub is not None:
-            self._hub.read_succeeded(read.sent_ns, self._generations())
+            self._hub.read_succeeded(read.sent_ns, self._gates.notices())
         self.wake()
 
     def read_attempted(self, seconds: float, succeeded: bool) -> None:
@@ -139,18 +150,14 @@ class AgentLoop:
 
     @property
     def is_primary(self) -> bool:
-        """The map names a copy of this pod as a primary."""
+        """A copy of this pod serves a partition: by the map, or by what its successor said since."""
         entries = self._ring.entries if self._ring is not None else ()
-        return any(entry.primary is not None and entry.primary.pod == self._identity.pod for entry in entries)
+        serving = (serving_copy(entry, self.handovers.taken_over.get(p)) for p, entry in enumerate(entries))
+        return any(copy is not None and copy.pod == self._identity.pod for copy in serving)
 
     def open_gates(self) -> dict[int, tuple[int, int]]:
         """Epoch and milliseconds of authority left of every open gate."""
-        now = boottime_ns()
-        return {
-            partition: (gate.gate_epoch, (gate.deadline_ns - now) // 1_000_000)
-            for partition, gate in self._gates.items()
-            if gate.gate_epoch != SHUT and gate.deadline_ns > now
-        }
+        return self._gates.open_gates()
 
     def replica_lag(self) -> dict[int, int]:
         """Bytes that the slowest attached replica is behind, of every partition that is primary here."""
@@ -182,8 +189,9 @@ class AgentLoop:
                     filling.hasten()
             if self._wake.is_set() or next_tick <= now:
                 self._wake.clear()
-                next_tick = (now // TICK_S + 1) * TICK_S
                 self.step()
+                tick = HAND_OVER_TICK_S if self._handing_over() else TICK_S
+                next_tick = (now // tick + 1) * tick
                 await asyncio.sleep(0)
 
     def step(self) -> None:
@@ -205,19 +213,11 @@ class AgentLoop:
 
     async def shut_all(self, timeout_s: float) -> None:
         """The end of this agent: shut every gate, and wait until the routers have confirmed it."""
-        for partition, gate in list(self._gates.items()):
-            if gate.gate_epoch != SHUT:
-                self._write_gate(GateChange(partition, gate.seen_epoch, SHUT, gate.deadline_ns, True))
-        self._announce(list(self._gates))
-        give_up_at = self._loop.time() + timeout_s
-        while not all(self._confirmed(p) for p in self._gates) and self._loop.time() < give_up_at:
-            self._wake.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(give_up_at):
-                    await self._wake.wait()
+        await self._gates.shut_all(timeout_s, self._wake)
 
     async def close(self) -> None:
         """Let go of everything without touching it."""
+        await self.handovers.close()
         for copy in self._copies.values():
             await copy.close()
         if self._table is not None:
@@ -231,12 +231,12 @@ class AgentLoop:
             now_ns=boottime_ns(),
             taken=self._remembered.taken,
             marks=self._marks,
-            gates={
-                partition: GateView(gate.gate_epoch, gate.generation, gate.deadline_ns, self._confirmed(partition))
-                for partition, gate in self._gates.items()
-            },
+            gates=self._gates.views(),
             copies={partition: copy.view() for partition, copy in self._copies.items()},
             replication_port=self._engine.replication_port,
+            words=self.handovers.words,
+            asked=self.handovers.asked,
+            taken_over=self.handovers.taken_over,
         )
 
     def _carry_out(self, decision: AgentDecision) -> None:
@@ -245,31 +245,33 @@ class AgentLoop:
             return
         for partition, marks in decision.marks.items():
             self._table.write_marks(partition, marks)
+            self._account.marks_changed(partition, self._marks.get(partition, Marks()), marks)
             self._marks[partition] = marks
-        for change in decision.gates:
-            self._write_gate(change)
-        self._announce([change.partition for change in decision.gates if change.new_generation])
+        self._gates.change(decision.gates)
+        self._gates.be_patient(_shutting(self._marks))
+        self.handovers.carry_out(decision)
+        self._account.settle(self._ring, self.handovers.taken_over, boottime_ns())
         for command in decision.commands:
             self._execute(command)
         self._forget_absent()
         if decision.marks or any(change.new_generation for change in decision.gates):
             self.wake()  # the report is about the view before; a deadline that was moved changes nothing in it
 
-    def _write_gate(self, change: GateChange) -> None:
-        assert self._table is not None
-        before = self._gates.get(change.partition, GateRecord())
-        record = GateRecord(
-            seen_epoch=change.seen_epoch,
-            gate_epoch=change.gate_epoch,
-            deadline_ns=change.deadline_ns,
-            generation=before.generation + change.new_generation,
-        )
-        self._table.write_gate(change.partition, record)
-        self._gates[change.partition] = record
+    def _handing_over(self) -> bool:
+        """A hand-over goes on here that has its time; the gates that are shut for one are looked after closely."""
+        shutting = _shutting(self._marks)
+        for partition in shutting:
+            self._quicken(partition)
+        return bool(shutting) or self.handovers.busy
 
-    def _announce(self, partitions: list[int]) -> None:
-        if partitions and self._hub is not None:
-            self._hub.announce((partition, self._gates[partition].generation) for partition in partitions)
+    def _look_quickly(self, message: HandoverMessage) -> None:
+        """A primary waits until the copy here has its final offset."""
+        if message.offset >= 0:
+            self._quicken(message.partition)
+
+    def _quicken(self, partition: int) -> None:
+        if (copy := self._copies.get(partition)) is not None:
+            copy.quicken(QUICK_S)
 
     def _execute(self, command: Command) -> None:
         copy = self._copy(command.partition)
@@ -305,16 +307,8 @@ class AgentLoop:
     def _open_table(self, partitions: int) -> None:
         self._table = PodTable.open(self._table_path, partitions, self._identity.boot_id)
         marks = {partition: self._table.marks(partition) for partition in range(partitions)}
-        gates = {partition: self._table.gate(partition) for partition in range(partitions)}
         self._marks = {partition: mark for partition, mark in marks.items() if mark != Marks()}
-        self._gates = {partition: gate for partition, gate in gates.items() if gate != GateRecord()}
-
-    def _generations(self) -> list[tuple[int, int]]:
-        return [(partition, gate.generation) for partition, gate in self._gates.items()]
-
-    def _confirmed(self, partition: int) -> bool:
-        generation = self._gates[partition].generation
-        return generation == 0 or self._hub is None or self._hub.confirmed(partition, generation)
+        self._gates.use_table(self._table, _shutting(self._marks))
 
     def _tell_routes(self) -> None:
         if self._ring is None or self._hub is None:
@@ -322,7 +316,9 @@ class AgentLoop:
         version = next((copy.version for copy in self._copies.values() if copy.version), "")
         pod = self._identity.pod
         sockets = {p: str(self._engine.files.socket(p)) for p in local_partitions(self._ring, pod)}
-        self._hub.set_routes(build_routes(self._ring, pod, self._cluster_port, sockets, version))
+        self._hub.set_routes(
+            build_routes(self._ring, pod, self._cluster_port, sockets, version, self.handovers.taken_over)
+        )
 
 
 def _filled_from(ring: HashRing | None, pod: str) -> tuple[int, ...]:
@@ -333,3 +329,8 @@ def _filled_from(ring: HashRing | None, pod: str) -> tuple[int, ...]:
         for partition, entry in enumerate(entries)
         if entry.learners and entry.primary is not None and entry.primary.pod == pod
     )
+
+
+def _shutting(marks: Mapping[int, Marks]) -> frozenset[int]:
+    """The partitions whose gate is shut here for a hand-over that may still be given up."""
+    return frozenset(p for p, mark in marks.items() if is_shutting(mark.hand_over, mark.seen_epoch))

@@ -23,6 +23,7 @@ from .engine_process import Engine, write_private
 from .health import HealthServer
 from .loop import AgentLoop, Identity
 from .map_client import ApiServer, MapClient
+from .peer_agents import PeerAgents
 from .remembered import Remembered
 from .router_hub import RouterHub
 from .server import AgentServer
@@ -30,6 +31,8 @@ from .supervisor import Supervisor
 
 log = logging.getLogger("cachecluster.agent")
 
+DISMISS_S = 5.0
+"""How long clients' connections may take to come to rest; what is busy longer is cut."""
 SHUT_TIMEOUT_S = 1.0
 LAPSED_S = 1.0
 """A draining agent whose authority lapsed so long ago does not count on having it again."""
@@ -60,7 +63,7 @@ class Agent:
             loop.add_signal_handler(number, self._stop.set)
         token = _read_secret(config, "peer-token")
         metrics = SidecarMetrics(config.namespace, config.name, config.pod_name)
-        agent_loop = self._make_loop(metrics, lambda report: server.publish(report))
+        agent_loop = self._make_loop(metrics, token, lambda report: server.publish(report))
         api = ApiServer(
             config.api_server, config.namespace, config.name, config.token_file, config.ca_file, config.cluster_uid
         )
@@ -86,7 +89,7 @@ class Agent:
             log.info("agent on %s:%d, metrics on port %d", config.host, config.agent_port, config.metrics_port)
             await self._until_stopped(agent_loop, maps, hub)
 
-    def _make_loop(self, metrics: SidecarMetrics, on_report: Callable[[Report], None]) -> AgentLoop:
+    def _make_loop(self, metrics: SidecarMetrics, token: str, on_report: Callable[[Report], None]) -> AgentLoop:
         """The loop, and the files that engines need before the first one starts."""
         config = self._config
         passwords = {name: _read_secret(config, f"{name}-password") for name in ("agent", "gate", "repl")}
@@ -103,6 +106,7 @@ class Agent:
             Supervisor(files),
             Remembered(config.run_dir / "map.json"),
             metrics,
+            PeerAgents(token, config.agent_port),
             config.cluster_port,
             on_report,
         )
@@ -113,7 +117,7 @@ class Agent:
         try:
             await asyncio.wait([*working, stopped], return_when=asyncio.FIRST_COMPLETED)
             if self._stop.is_set():
-                await self._drain(agent_loop, working)
+                await self._drain(agent_loop, hub, working)
         finally:
             for task in (*working, stopped):
                 task.cancel()
@@ -126,18 +130,28 @@ class Agent:
             if not task.cancelled():
                 task.result()
 
-    async def _drain(self, agent_loop: AgentLoop, working: list[asyncio.Task[None]]) -> None:
-        """Go on serving until the map names no primary here, the time is up, or this pod may serve nothing any more
-        (its cluster was deleted, and with it the right to read the map)."""
-        log.info("draining, for at most %.0f s", self._config.drain_s)
+    async def _drain(self, agent_loop: AgentLoop, hub: RouterHub, working: list[asyncio.Task[None]]) -> None:
+        """Go on serving until nobody has his primary here and clients have had the time to learn of it, or the time is
+        up, or this pod may serve nothing any more (its cluster was deleted, and with it the right to read the map);
+        then have the routers end their clients' connections while everything else goes on."""
+        config = self._config
+        log.info(
+            "draining: as a primary for at most %.0f s, taking clients for %.0f s",
+            config.drain_s,
+            config.drain_accept_s,
+        )
         agent_loop.draining = True
         agent_loop.wake()
-        give_up_at = time.monotonic() + self._config.drain_s
-        while agent_loop.is_primary and time.monotonic() < give_up_at and not any(task.done() for task in working):
+        began = time.monotonic()
+        while not any(task.done() for task in working):
+            passed = time.monotonic() - began
+            if passed >= (config.drain_s if agent_loop.is_primary else config.drain_accept_s):
+                break
             if agent_loop.authority_s < -LAPSED_S:
                 log.info("authority lapsed: there is nothing to drain")
                 return
             await asyncio.wait(working, timeout=0.05, return_when=asyncio.FIRST_COMPLETED)
+        await hub.dismiss_clients(min(DISMISS_S, config.drain_s))
 
     def _router_command(self, worker: int) -> list[str]:
         config = self._config

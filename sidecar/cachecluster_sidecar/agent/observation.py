@@ -12,7 +12,9 @@ as `slave_repl_offset` (the same on both; `tests/unit/test_engine_replication_fi
 - a former primary that was sealed: its own `master_repl_offset`, 0 when it never had a replica; its replicas stay
   attached and are still listed.
 
-`master_repl_offset` keeps its old value after a load was cut short: it must not be used for a replica.
+`master_replid` names the history that the offset counts in, of primary and replica alike: a seal keeps it, a promotion
+begins another, which replicas take over with their next link. `master_repl_offset` keeps its old value after a load was
+cut short: it must not be used for a replica.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ class Observation:
     has_stream: bool
     offset: int
     attached: tuple[Attached, ...]
+    replid: str
     used_memory: int
     keys: int
 
@@ -49,6 +52,11 @@ class Observation:
         if self.source is None:
             return all(replica.online for replica in self.attached)
         return self.link_up or self.source[1] == 1
+
+    @property
+    def awaits_link(self) -> bool:
+        """It follows a real primary, and neither has a link to it nor is one being made for a full resync."""
+        return self.source is not None and self.source[1] != 1 and not self.link_up and not self.syncing
 
 
 def parse_info(info: bytes, before: Observation | None = None) -> Observation:
@@ -70,6 +78,7 @@ def parse_info(info: bytes, before: Observation | None = None) -> Observation:
         has_stream=replica and offset != _NO_STREAM,
         offset=offset,
         attached=tuple(_all_attached(info)),
+        replid=_field(info, b"master_replid").decode(),
         used_memory=max(0, used_memory) if figures is None else figures[0],
         keys=_keys(_field(info, b"db0", b"")) if figures is None else figures[1],
     )

@@ -22,8 +22,10 @@ from .router_process import RouterProcess
 
 log = logging.getLogger(__name__)
 
-Generations = Iterable[tuple[int, int]]
-"""(partition, generation) pairs."""
+DISMISS = {"dismiss": True}
+
+GateNotice = tuple[int, int] | tuple[int, int, str]
+"""Partition and generation; a third word `patient` says that what is in flight there must not be given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class _Worker:
     admitted: bool = False
     told: bool = False
     confirmed: dict[int, int] = field(default_factory=dict)
+    dismissed: bool = False
     patience_ends: float = 0.0
     pause: float = 0.0
 
@@ -89,6 +92,7 @@ class RouterHub:
         self._counters: dict[int, tuple[int, asyncio.Future[Message]]] = {}
         self._request = 0
         self.clients = 0
+        self._dismissing: asyncio.Event | None = None
         self._stopping = False
 
     @property
@@ -147,6 +151,19 @@ class RouterHub:
             (self._run_dir / "agent.sock").unlink(missing_ok=True)
         await asyncio.sleep(0)
 
+    async def dismiss_clients(self, timeout_s: float) -> None:
+        """Have the routers take no more clients and end the connections of those they have, each when nothing is
+        outstanding on it; for at most so long. Peers, and whatever waits for a gate, are served as before."""
+        self._dismissing = asyncio.Event()
+        for worker in self._workers:
+            if worker.link is not None:
+                worker.link.send(DISMISS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not all(worker.dismissed or worker.process is None for worker in self._workers):
+                    self._dismissing.clear()
+                    await self._dismissing.wait()
+
     def set_routes(self, routes: dict[str, Any]) -> None:
         """Tell every router, if something changed."""
         if routes == self._routes:
@@ -156,17 +173,17 @@ class RouterHub:
             if worker.link is not None:
                 worker.link.send({"routes": routes})
 
-    def read_succeeded(self, sent_ns: int, generations: Generations) -> None:
+    def read_succeeded(self, sent_ns: int, gates: Iterable[GateNotice]) -> None:
         """A quorum read that was sent at `sent_ns` succeeded: admit the routers that had registered by then."""
-        current = [list(pair) for pair in generations]
+        current = [list(notice) for notice in gates]
         for worker in self._workers:
             if worker.link is not None and not worker.admitted and worker.registered_ns < sent_ns:
                 worker.admitted = worker.told = True
                 worker.link.send({"gates": current})
 
-    def announce(self, changed: Generations) -> None:
+    def announce(self, changed: Iterable[GateNotice]) -> None:
         """Gate records with these generations have been written: have every admitted router take them over."""
-        message = {"gates": [list(pair) for pair in changed]}
+        message = {"gates": [list(notice) for notice in changed]}
         for worker in self._workers:
             if worker.admitted and worker.link is not None:
                 worker.link.send(message)
@@ -204,6 +221,9 @@ class RouterHub:
                 _, future = self._counters.get(number, (0, None))
                 if future is not None and not future.done():
                     future.set_result(counters)
+            case {"dismissed": _}:
+                self._worker_of(link).dismissed = True
+                self._note_dismissal()
             case {"pong": _}:
                 pass
             case _:
@@ -220,8 +240,14 @@ class RouterHub:
         worker.link, worker.admitted, worker.registered_ns = link, False, boottime_ns()
         if self._routes is not None:
             link.send({"routes": self._routes})
+        if self._dismissing is not None:
+            link.send(DISMISS)
         self._on_register()
         self._on_change()
+
+    def _note_dismissal(self) -> None:
+        if self._dismissing is not None:
+            self._dismissing.set()
 
     def _worker_of(self, link: RouterLink) -> _Worker:
         for worker in self._workers:
@@ -248,7 +274,7 @@ class RouterHub:
             log.error("router %d cannot be started: %r", index, error)
             self._run(self._spawn_later(index))
             return
-        worker.told, worker.confirmed = False, {}
+        worker.told, worker.confirmed, worker.dismissed = False, {}, False
         self._take_process(index, process, self._times.first_word)
         self._on_start()
         log.info("router %d started (pid %d)", index, process.pid)
@@ -262,6 +288,7 @@ class RouterHub:
         worker = self._workers[index]
         lived = self._loop.time() - worker.process.started_at if worker.process is not None else 0.0
         worker.process = None
+        self._note_dismissal()
         if worker.link is not None:
             worker.link.close()
         if self._stopping:

@@ -1,17 +1,24 @@
-"""The `routes` message to the routers: what of the map they need, made from the map. Pure."""
+"""The `routes` message to the routers: what of the map they need, made from the map and the news since. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cachecluster_core.hashring import Entry, HashRing, State
+from cachecluster_core.agent_view import TakenOver
+from cachecluster_core.hashring import CopyId, Entry, HashRing, State
 
 
 def build_routes(
-    ring: HashRing, pod: str, cluster_port: int, sockets: Mapping[int, str], engine_version: str
+    ring: HashRing,
+    pod: str,
+    cluster_port: int,
+    sockets: Mapping[int, str],
+    engine_version: str,
+    taken_over: Mapping[int, TakenOver],
 ) -> dict[str, Any]:
-    """`sockets` are those of the copies on this pod, by partition."""
+    """`sockets` are those of the copies on this pod, `taken_over` the last news, both by partition."""
+    serving = [serving_copy(entry, taken_over.get(partition)) for partition, entry in enumerate(ring.entries)]
     return {
         "version": ring.version,
         "name": ring.name,
@@ -20,8 +27,8 @@ def build_routes(
         "members": {
             uid: {"name": member.name, "host": member.host, "port": cluster_port} for uid, member in ring.members
         },
-        "primaries": [_primary(entry) for entry in ring.entries],
-        "replicas": [_replicas(entry) for entry in ring.entries],
+        "primaries": [copy.pod if copy is not None else None for copy in serving],
+        "replicas": [_replicas(entry, copy) for entry, copy in zip(ring.entries, serving, strict=True)],
         "epochs": [entry.epoch for entry in ring.entries],
         "local": {str(partition): {"socket": sockets[partition]} for partition in sorted(sockets)},
         "settings": _settings(ring, engine_version),
@@ -33,13 +40,15 @@ def local_partitions(ring: HashRing, pod: str) -> Iterable[int]:
     return (partition for partition, entry in enumerate(ring.entries) if pod in entry.pods())
 
 
-def _primary(entry: Entry) -> str | None:
-    serving = entry.state in (State.STABLE, State.MOVING)
-    return entry.primary.pod if serving and entry.primary is not None else None
+def serving_copy(entry: Entry, news: TakenOver | None) -> CopyId | None:
+    """Whose gate is or will be open: the map's primary, unless a successor has taken over since; None for nobody."""
+    if news is not None and news.epoch >= entry.epoch:
+        return news.copy
+    return entry.primary if entry.state in (State.STABLE, State.MOVING) else None
 
 
-def _replicas(entry: Entry) -> list[str]:
-    return [copy.pod for copy in entry.isr if copy != entry.primary]
+def _replicas(entry: Entry, serving: CopyId | None) -> list[str]:
+    return [copy.pod for copy in entry.isr if copy != serving]
 
 
 def _settings(ring: HashRing, engine_version: str) -> dict[str, Any]:

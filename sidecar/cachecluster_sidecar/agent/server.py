@@ -1,4 +1,7 @@
-"""Port 7380: the operator's stream (reports out; hints and probes in) and the gates, for whoever has the peer token."""
+"""Port 7380: the operator's stream (reports out; hints and probes in), hand-overs between agents, and the gates.
+
+Everything is for whoever has the peer token.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from aiohttp import WSMsgType, web
 
 from cachecluster_core.report import Report
 
+from .handover import HANDOVER_PATH, TAKEN_OVER_PATH
+from .handover_messages import message_from_json, news_from_json, word_to_json
 from .loop import AgentLoop
 from .map_client import MapClient
 from .probe import Target, probe
@@ -42,9 +47,11 @@ class AgentServer:
         self._report: Report | None = None
         self._said: Report | None = None
         self._streams: set[_Stream] = set()
-        self.app = web.Application(middlewares=[self._authorise])
+        self.app = web.Application(middlewares=[self._authorise], client_max_size=MAX_MESSAGE_BYTES)
         self.app.router.add_get("/v1/stream", self._stream)
         self.app.router.add_get("/v1/gates", self._gates)
+        self.app.router.add_post(HANDOVER_PATH, self._handover)
+        self.app.router.add_post(TAKEN_OVER_PATH, self._taken_over)
         self.app.on_shutdown.append(self._close_streams)
 
     def publish(self, report: Report) -> None:
@@ -60,15 +67,42 @@ class AgentServer:
     async def _authorise(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get("Authorization", "").encode()
         if not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
-            return web.json_response({"error": "the peer token is needed"}, status=HTTPStatus.UNAUTHORIZED)
+            return _error(HTTPStatus.UNAUTHORIZED, "the peer token is needed")
         return await handler(request)
 
     async def _gates(self, request: web.Request) -> web.Response:
         return web.json_response({"uid": self._pod, "gates": self._loop.open_gates()})
 
+    async def _handover(self, request: web.Request) -> web.Response:
+        """A primary's message to the successor here; whoever else has its address by now says so."""
+        try:
+            message = message_from_json(json.loads(await request.read()))
+        except ValueError as error:
+            return _error(HTTPStatus.BAD_REQUEST, str(error))
+        if message.successor.pod != self._pod:
+            return _error(HTTPStatus.CONFLICT, f"this is pod {self._pod}, not {message.successor.pod}", uid=self._pod)
+        if self._loop.handovers.is_ahead(message.partition, message.epoch):
+            self._maps.read_now()
+        word = await self._loop.handovers.answer(message)
+        if word is None:
+            return _error(HTTPStatus.NOT_FOUND, f"nothing is known of partition {message.partition} yet")
+        return web.json_response(word_to_json(word))
+
+    async def _taken_over(self, request: web.Request) -> web.Response:
+        """News of successors that serve."""
+        try:
+            news = news_from_json(json.loads(await request.read()))
+        except ValueError as error:
+            return _error(HTTPStatus.BAD_REQUEST, str(error))
+        for partition, one in news.items():
+            if self._loop.handovers.is_ahead(partition, one.epoch):
+                self._maps.read_now()
+            self._loop.handovers.take_news(partition, one)
+        return web.json_response({})
+
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         if len(self._streams) >= MAX_STREAMS:
-            return web.json_response({"error": "too many streams"}, status=HTTPStatus.TOO_MANY_REQUESTS)
+            return _error(HTTPStatus.TOO_MANY_REQUESTS, "too many streams")
         socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES, compress=False)
         await socket.prepare(request)
         stream = _Stream(socket, self._token, lambda: self._report, self._maps.hint)
@@ -82,6 +116,10 @@ class AgentServer:
     async def _close_streams(self, app: web.Application) -> None:
         for stream in list(self._streams):
             await stream.socket.close()
+
+
+def _error(status: HTTPStatus, text: str, **details: str) -> web.Response:
+    return web.json_response({"error": text, **details}, status=status)
 
 
 class _Stream:

@@ -16,7 +16,7 @@ cdef class Target:
         """The connection in this RESP version; None when there is none yet: then one is being made."""
         cdef Backend b = self.three if proto == 3 else self.two
         if b is None:
-            if not self.router.stopping and seconds() >= self.retry_at:
+            if seconds() >= self.retry_at and (self.partition < 0 or not self.router.stopping):
                 self.dial(proto)
             return None
         return b if b.is_ready else None

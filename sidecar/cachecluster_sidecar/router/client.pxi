@@ -42,7 +42,7 @@ cdef class Client:
 
     def eof_received(self):
         """No more commands will come; those outstanding are still answered."""
-        self.closing = True
+        self.closing = self.ended = True
         self.touch()
         self.router.settle_touched()
         return True
@@ -76,8 +76,24 @@ cdef class Client:
 
     def close_when_done(self):
         """Read no more, and close once everything outstanding is answered."""
-        self.closing = True
+        self.closing = self.ended = True
         self.touch()
+
+    def leave(self, bint now=False):
+        """Serve on until nothing is outstanding (`now`: serve nothing more that comes), then tell the client that
+        nothing more will come.
+
+        Only what the client sends in that very moment is lost, and was not executed. The connection stays until the
+        client closes it: to close it here, with something unread, could take the last replies from the client.
+        """
+        self.leaving = True
+        self.closing = self.closing or now
+        self.touch()
+
+    @property
+    def gone(self):
+        """Has the client been sent everything, and been told that nothing more will come?"""
+        return self.closed or (self.half_closed and self.transport.get_write_buffer_size() == 0)
 
     @property
     def idle(self):
@@ -111,6 +127,8 @@ cdef class Client:
                 self.transport.abort()
         if self.rest.len == 0:
             self.transaction = False
+        if self.leaving:
+            self.touch()
         self.router.settle_touched()
 
     cdef void take_in(self, Py_ssize_t n):
@@ -251,9 +269,29 @@ cdef class Client:
         self.write_out()
         if self.closing:
             if self.head is None and self.out.len == 0:
-                self.transport.close()
-        elif self.blocked and not self.must_wait():
+                self.finish()
+            return
+        if self.blocked and not self.must_wait():
             self.unblock()
+        if self.leaving:
+            self.take_leave()
+
+    cdef void take_leave(self):
+        """End our side, unless something is outstanding or has come and waits to be read."""
+        if self.closing or self.blocked or self.head is not None or self.out.len or self.rest.len:
+            return
+        if self.transport.is_closing() or unread_bytes(self.transport):
+            return
+        self.closing = True
+        self.finish()
+
+    cdef void finish(self):
+        """Close. To one that is only told to leave: say that nothing more will come, and let it close."""
+        if self.ended or not self.leaving:
+            self.transport.close()
+        elif not self.half_closed:
+            self.half_closed = True
+            self.transport.write_eof()
 
     cdef void write_out(self):
         if self.out.len == 0:
@@ -304,6 +342,12 @@ def keep_alive(sock):
     """Notice clients that are gone without a word."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_ALIVE_S)
+
+
+def unread_bytes(transport):
+    """How much has come on this connection that was not read yet."""
+    count = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, b"\0\0\0\0")
+    return int.from_bytes(count, sys.byteorder)
 
 
 class ClientProtocol(Client, asyncio.BufferedProtocol):

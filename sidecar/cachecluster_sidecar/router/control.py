@@ -11,6 +11,7 @@ import json
 import logging
 import mmap
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,15 @@ class AgentError(Exception):
 
 
 class AgentLink:
-    """Keeps one connection to the agent; made again whenever it ends."""
+    """Keeps one connection to the agent; made again whenever it ends. `dismiss` is called when the agent wants the
+    clients gone, and ends when they are."""
 
-    def __init__(self, run_dir: Path, worker: int, router: Router) -> None:
+    def __init__(self, run_dir: Path, worker: int, router: Router, dismiss: Callable[[], Awaitable[None]]) -> None:
         self._run_dir = run_dir
         self._worker = worker
         self._router = router
+        self._dismiss = dismiss
+        self._dismissing: asyncio.Task[None] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._table_inode = 0
         self._connected = False
@@ -76,14 +80,21 @@ class AgentLink:
             case {"routes": routes}:
                 self._use_routes(routes)
             case {"gates": gates}:
-                for partition, generation in gates:
-                    self._router.use_gate(partition, generation)
+                for partition, generation, *patience in gates:
+                    self._router.use_gate(partition, generation, patience == ["patient"])
+            case {"dismiss": _}:
+                if self._dismissing is None or self._dismissing.done():
+                    self._dismissing = asyncio.create_task(self._dismiss_clients())
             case {"ping": number}:
                 self._send({"pong": number})
             case {"metrics": number}:
                 self._send({"metrics": {"id": number, "worker": self._worker, **self._router.metrics()}})
             case _:
                 raise AgentError(f"unknown message {list(message)}")
+
+    async def _dismiss_clients(self) -> None:
+        await self._dismiss()
+        self._send({"dismissed": True})
 
     def _use_routes(self, routes: dict[str, Any]) -> None:
         self._router.use_routes(routes)

@@ -153,7 +153,7 @@ cdef class Partition:
     cdef void expire(self, double now)
     cdef void unpark(self, Request r)
     cdef void send_again(self, Request r)
-    cdef void take_over(self, uint64_t generation)
+    cdef void take_over(self, uint64_t generation, bint patient)
     cdef void confirm_when_idle(self)
 
 
@@ -169,6 +169,9 @@ cdef class Client:
     cdef set gated               # peer: partitions refused until RESUME
     cdef bint closed
     cdef bint closing            # close when nothing is outstanding
+    cdef bint leaving            # take leave at the first moment at which nothing is outstanding
+    cdef bint half_closed        # it was told that nothing more will come, and may still be reading
+    cdef bint ended              # it will send nothing more
     cdef bint over_limit
     cdef bint blocked            # not parsing, not reading
     cdef bint barrier            # waits until nothing is outstanding
@@ -196,6 +199,8 @@ cdef class Client:
     cdef void hold(self, Request r, const char* p, Py_ssize_t n)
     cdef void touch(self)
     cdef void settle(self)
+    cdef void take_leave(self)
+    cdef void finish(self)
     cdef void write_out(self)
     cdef void block(self)
     cdef bint must_wait(self)

@@ -14,8 +14,11 @@ The parts, each with one job:
 """
 
 import asyncio
+import fcntl
 import logging
 import socket
+import sys
+import termios
 
 from cachecluster_core import pod_table
 

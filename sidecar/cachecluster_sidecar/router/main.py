@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import logging
+import math
 import resource
 import signal
 import sys
@@ -19,7 +21,7 @@ import uvloop
 from .answers import Answers
 from .commands import load_commands
 from .control import AgentLink
-from .core import Router
+from .core import Client, Router
 from .dial import PEER_TOKEN_FILE, Dialler
 
 log = logging.getLogger("cachecluster.router")
@@ -30,7 +32,14 @@ STOP_TIMEOUT_S = 1.8
 """From SIGTERM to the end, whatever is still outstanding."""
 ENGINES_TIMEOUT_S = 1.0
 """Part of it for the engines to answer what they were given."""
+CLOSE_TIMEOUT_S = 0.3
+"""The last part of it, in which what is still busy is read no more."""
 STOP_POLL_S = 0.01
+LINGER_S = 0.1
+"""For clients that are cut while they send, to read their replies: the end of the process resets their connections."""
+LEAVE_AT_ONCE = 64
+LEAVE_PAUSE_S = 0.01
+"""So many connections are ended at a time, then there is a pause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +89,39 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def listen(router: Router, address: Address, cluster: bool) -> asyncio.Server:
-    """Open a port; several workers may share it."""
-    server = await asyncio.get_running_loop().create_server(
-        lambda: router.client(cluster), address.host, address.port, reuse_port=True, backlog=LISTEN_BACKLOG
-    )
-    log.info("listening on %s:%d for %s", address.host, address.port, "the cluster protocol" if cluster else "clients")
-    return server
+class Ports:
+    """The two listeners of a router. The one for any client may be closed before the other."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._front: asyncio.Server | None = None
+        self._cluster: asyncio.Server | None = None
+        self._closed = False
+
+    async def open(self, front: Address, cluster: Address) -> None:
+        """Listen; several workers may share a port. The front port stays shut when the clients were dismissed."""
+        self._cluster = await self._listen(cluster, "the cluster protocol", True)
+        if not self._closed:
+            self._front = await self._listen(front, "clients", False)
+
+    async def _listen(self, address: Address, what: str, cluster: bool) -> asyncio.Server:
+        server = await asyncio.get_running_loop().create_server(
+            lambda: self._router.client(cluster), address.host, address.port, reuse_port=True, backlog=LISTEN_BACKLOG
+        )
+        log.info("listening on %s:%d for %s", address.host, address.port, what)
+        return server
+
+    def close_front(self) -> None:
+        """Take no more clients."""
+        self._closed = True
+        if self._front is not None:
+            self._front.close()
+
+    def close(self) -> None:
+        """Take nobody any more."""
+        self.close_front()
+        if self._cluster is not None:
+            self._cluster.close()
 
 
 async def wait_for(condition: Callable[[], bool], end: float) -> None:
@@ -98,7 +133,27 @@ async def wait_for(condition: Callable[[], bool], end: float) -> None:
         await asyncio.sleep(STOP_POLL_S)
 
 
-async def stop(router: Router, servers: list[asyncio.Server]) -> None:
+async def take_leave(router: Router, clients: Sequence[Client]) -> None:
+    """Have these connections ended one by one, each when nothing is outstanding on it; not all at the same instant, or
+    they all came to another pod at once."""
+    for number, client in enumerate(clients):
+        client.leave()
+        if number % LEAVE_AT_ONCE == LEAVE_AT_ONCE - 1:
+            router.flush()
+            await asyncio.sleep(LEAVE_PAUSE_S)
+    router.flush()
+    await wait_for(lambda: all(client.gone for client in clients), math.inf)
+
+
+async def dismiss(router: Router, ports: Ports) -> None:
+    """The pod is going: take no more clients, and end the connections of those that are here."""
+    ports.close_front()
+    clients = [client for client in router.clients.values() if not client.peer]
+    log.info("dismissing %d clients", len(clients))
+    await take_leave(router, clients)
+
+
+async def stop(router: Router, ports: Ports) -> None:
     """Shut the gates in this router, let the engines finish, then close the ports and the connections.
 
     A port that refuses connections is evidence that the gates behind it are silent, so the ports close after them.
@@ -107,13 +162,19 @@ async def stop(router: Router, servers: list[asyncio.Server]) -> None:
     end = loop.time() + STOP_TIMEOUT_S
     router.stop_serving()
     await wait_for(router.engines_idle, loop.time() + ENGINES_TIMEOUT_S)
-    for server in servers:
-        server.close()
-    router.give_up_parked()
-    for client in list(router.clients.values()):
-        client.close_when_done()
+    ports.close()
+    router.give_up_parked(forwarded=False)
+    clients = list(router.clients.values())
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout_at(end - CLOSE_TIMEOUT_S):
+            await take_leave(router, clients)
+            return
+    router.give_up_parked(forwarded=True)
+    for client in clients:
+        client.leave(now=True)
     router.flush()
-    await wait_for(lambda: not router.clients, end)
+    await wait_for(lambda: all(client.gone for client in clients), end)
+    await asyncio.sleep(LINGER_S)
 
 
 async def serve(options: argparse.Namespace) -> None:
@@ -125,20 +186,19 @@ async def serve(options: argparse.Namespace) -> None:
     dialler = Dialler(options.secrets_dir)
     router = Router(loop, load_commands(), dialler, Answers(lambda: dialler.secret(PEER_TOKEN_FILE)))
     router.start()
-    agent = AgentLink(options.run_dir, options.worker, router)
+    ports = Ports(router)
+    agent = AgentLink(options.run_dir, options.worker, router, lambda: dismiss(router, ports))
     agent_task = loop.create_task(agent.run())
     stopping = loop.create_task(stopped.wait())
     ready = loop.create_task(agent.has_routes.wait())
     await asyncio.wait((stopping, ready), return_when=asyncio.FIRST_COMPLETED)
-    servers = []
     if not stopped.is_set():
-        servers.append(await listen(router, options.cluster_address, cluster=True))
-        servers.append(await listen(router, options.client_address, cluster=False))
+        await ports.open(options.client_address, options.cluster_address)
         gc.collect()
         gc.freeze()
     await asyncio.wait((stopping, agent_task), return_when=asyncio.FIRST_COMPLETED)
     log.info("stopping")
-    await stop(router, servers)
+    await stop(router, ports)
     if agent_task.done():
         agent_task.result()
     agent_task.cancel()

@@ -150,8 +150,12 @@ cdef class Partition:
             if self.router.confirm is not None:
                 self.router.confirm(self.index, self.generation)
 
-    cdef void take_over(self, uint64_t generation):
-        """The agent says that the gate record is now at this generation."""
+    cdef void take_over(self, uint64_t generation, bint patient):
+        """The agent says that the gate record is now at this generation.
+
+        What is in flight at a gate that is shut is given up after a moment, unless the agent is `patient`: it rather
+        opens the gate again, at a newer generation, which a reply that comes then does not mind.
+        """
         cdef Gate gate = self.read()
         if gate.generation == generation:
             self.deadline_ns = gate.deadline_ns
@@ -164,7 +168,7 @@ cdef class Partition:
             self.release()
             return
         self.confirm_due = True
-        self.cut_at = seconds() + GATE_DRAIN_S
+        self.cut_at = 0 if patient else seconds() + GATE_DRAIN_S
         if self.engine is not None:
             self.engine.flush_all()
         self.confirm_when_idle()

@@ -104,10 +104,11 @@ cdef class Router:
             p.hold_until = 0
         p.release()
 
-    def use_gate(self, int partition, uint64_t generation):
-        """The agent wrote the gate record of a partition at this generation."""
+    def use_gate(self, int partition, uint64_t generation, bint patient=False):
+        """The agent wrote the gate record of a partition at this generation; `patient`: what is in flight at a gate
+        that is shut must not be given up."""
         if 0 <= partition < self.partitions:
-            (<Partition>self.lines[partition]).take_over(generation)
+            (<Partition>self.lines[partition]).take_over(generation, patient)
             self.settle_touched()
 
     def open_gates(self):
@@ -380,12 +381,17 @@ cdef class Router:
                 return False
         return True
 
-    def give_up_parked(self):
-        """Answer everything parked: this router will not serve it any more."""
+    def give_up_parked(self, bint forwarded):
+        """Answer what is parked: this router will not serve it any more. What waits for another pod only when
+        `forwarded`; then nothing is parked from here on."""
         cdef Partition p
+        cdef double patience = self.park_timeout
         self.park_timeout = -1.0
         for p in self.lines:
-            p.expire(seconds())
+            if forwarded or p.mine or p.owner is None:
+                p.expire(seconds())
+        if not forwarded:
+            self.park_timeout = patience
         self.settle_touched()
 
     # -- counters
