@@ -117,6 +117,58 @@ class LocalProcess:
         with urllib.request.urlopen(urllib.request.Request(url, method="DELETE"), timeout=5):
             pass
 
+    # -- what may be asked of it --
+
+    def _ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.state()["api"] + path, data, method=method)
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            told: dict[str, Any] = json.load(answer)
+        return told
+
+    def scale(self, nodes: int) -> list[str]:
+        """Ask for another number of nodes; what of it is pending."""
+        pending: list[str] = self._ask("PUT", "/v1/desired", {"nodes": nodes})["pending"]
+        self.nodes = nodes
+        return pending
+
+    def pause(self, paused: bool = True) -> None:
+        """Hold back planned changes, or make them again."""
+        self._ask("PUT", "/v1/desired", {"paused": paused})
+
+    def roll(self, *names: str) -> None:
+        """Have nodes replaced one at a time, all of them unless named."""
+        for name in names or [node["name"] for node in self.state()["nodes"]]:
+            self._ask("POST", f"/v1/nodes/{name}/outdated")
+
+    def delete_node(self, name: str) -> None:
+        """End a node in order, as `kubectl delete pod`."""
+        self._ask("DELETE", f"/v1/nodes/{name}")
+
+    def status(self) -> dict[str, Any]:
+        """The status that a CacheCluster would have."""
+        return self._ask("GET", "/v1/status")
+
+    def progressing(self) -> tuple[str, str]:
+        """Reason and message of the condition Progressing."""
+        found = next(c for c in self.status()["conditions"] if c["type"] == "Progressing")
+        return found["reason"], found["message"]
+
+    def wait_complete(self, seconds: float = 120.0, copies: int = 2) -> float:
+        """Until the wanted nodes are there, nothing is being changed, and all is whole; the seconds it took."""
+
+        def complete() -> bool:
+            status = self.status()
+            pods = {member["uid"] for member in status["members"]}
+            there = len(pods) == self.nodes and pods == {node["uid"] for node in self.state()["nodes"]}
+            whole = any(c["reason"] == "Complete" for c in status["conditions"])
+            return there and whole and not any(m["outdated"] for m in status["members"]) and self.is_whole(copies)
+
+        try:
+            return wait_until(complete, seconds, f"{self.nodes} whole nodes")
+        except TimeoutError as error:
+            raise AssertionError(f"{error}\n{self.status()}\n{self.ring()}\n{self.log_tail()}") from error
+
     def primary_of(self, partition: int) -> str:
         """UID of the pod that leads a partition now."""
         ring = self.ring()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
@@ -22,11 +23,12 @@ WATCH_TIMEOUT_S = 300
 
 
 class LocalApi:
-    """Serves one store on a free port of `host`; `url` is known after `start`."""
+    """Serves one store, and what else `routes` say, on a free port of `host`; `url` is known after `start`."""
 
-    def __init__(self, store: MemoryMapStore, host: str) -> None:
+    def __init__(self, store: MemoryMapStore, host: str, routes: Iterable[web.RouteDef] = ()) -> None:
         self._store = store
         self._host = host
+        self._routes = tuple(routes)
         self._runner: web.AppRunner | None = None
         self.url = ""
 
@@ -36,6 +38,7 @@ class LocalApi:
         app.router.add_get(COLLECTION, self._watch)
         app.router.add_get(COLLECTION + "/{name}", self._get)
         app.router.add_delete(COLLECTION + "/{name}", self._delete)
+        app.add_routes(self._routes)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._host, 0)

@@ -8,17 +8,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from datetime import UTC, datetime
 from typing import Any
 
 from cachecluster_core.hashring import State
+from cachecluster_core.spec import CacheClusterSpec
+from cachecluster_operator.capacity import holdings_of
+from cachecluster_operator.change_track import ChangeTrack
 from cachecluster_operator.control import ControlLoop
-from cachecluster_operator.snapshot import ClusterSnapshot, Desired
+from cachecluster_operator.in_effect import InEffect, in_effect
+from cachecluster_operator.pause import Pause
+from cachecluster_operator.snapshot import ClusterSnapshot
+from cachecluster_operator.status import compose_status
+from cachecluster_operator.status_figures import Known
 
 from . import state_file
 from .api import LocalApi
+from .control_api import control_routes
+from .desired import spec_of
 from .guard import READY
 from .map_store import MemoryMapStore
-from .plan import AGENT_PORT, NAMESPACE, Plan, check_ports, node_directories
+from .plan import AGENT_PORT, MAX_NODES, NAMESPACE, Plan, check_ports, node_directories
 from .pods import LocalPods, new_secrets
 from .processes import kill_under
 from .state_file import NodePids
@@ -27,23 +37,28 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 0.5
 """How often the known processes are checked for life."""
+LOOK_AGAIN_S = 1.0
+"""How soon a wish that is not in effect because of what copies hold is looked at again."""
 SCAN_S = 5.0
 """... and all processes are looked for even when nothing seems to have changed."""
 
 
 class LocalCluster:
-    """Runs one plan: `async with LocalCluster(plan, desired) as cluster`, then `await cluster.wait_ready()`.
+    """Runs one plan: `async with LocalCluster(plan, spec) as cluster`, then `await cluster.wait_ready()`.
 
     Leaving the block stops everything. `state` is what the state file says.
     """
 
-    def __init__(self, plan: Plan, desired: Desired) -> None:
+    def __init__(self, plan: Plan, spec: CacheClusterSpec) -> None:
         self.plan = plan
-        self._desired = desired
+        self._spec = spec
+        self._paused = False
+        self._track = ChangeTrack()
+        self._looked_at = 0.0
         self.store = MemoryMapStore(NAMESPACE)
         self.snapshot: ClusterSnapshot | None = None
         self.state: dict[str, Any] = {}
-        self._api = LocalApi(self.store, plan.first_address)
+        self._api = LocalApi(self.store, plan.first_address, control_routes(self))
         self._ready = asyncio.Event()
         self._touched = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -105,7 +120,7 @@ class LocalCluster:
             token=self._token,
             on_change=self._on_snapshot,
         )
-        loop.desire(self._desired)
+        loop.desire(self._in_effect().desired)
         task = asyncio.create_task(loop.run(), name="control loop")
         self._operators.append((loop, task))
         return task
@@ -147,6 +162,57 @@ class LocalCluster:
         """The control loops started so far."""
         return tuple(task for _, task in self._operators)
 
+    # -- what may be asked of it (control_api) -------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """The status that a CacheCluster would have."""
+        return compose_status(self._known(), {}, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+
+    def change(self, nodes: int | None = None, paused: bool | None = None) -> dict[str, Any]:
+        """Desire something else from now on; what is desired, and what of it is pending. ValueError: it cannot be."""
+        if nodes is not None:
+            if nodes > MAX_NODES:
+                raise ValueError(f"nodes: {nodes} is more than {MAX_NODES}")
+            self._spec = spec_of(self.plan, nodes)
+        self._paused = self._paused if paused is None else paused
+        effect = self._desire()
+        pending = [pending.message for pending in effect.pending]
+        return {"nodes": self._spec.nodes, "paused": self._paused, "pending": pending}
+
+    def mark_outdated(self, name: str) -> bool:
+        """Have a node replaced; False when there is none of that name."""
+        return self._pods.mark_outdated(name)
+
+    async def delete_node(self, name: str) -> bool:
+        """Begin to end a node in order; False when there is none of that name."""
+        found = [node for node in self._pods.nodes if node.name == name]
+        for node in found:
+            await self._pods.delete(node.uid, node.name, "asked for")
+        return bool(found)
+
+    def _in_effect(self) -> InEffect:
+        pods = [{"metadata": {"uid": pod.uid}} for pod in self._pods.pods() if not pod.terminating]
+        agents = self._operators[-1][0].agents() if self._operators else {}
+        held = holdings_of(self.store.current, agents)
+        return in_effect(self._spec, pods, held, self._paused)
+
+    def _desire(self) -> InEffect:
+        effect = self._in_effect()
+        for loop, _ in self._operators:
+            loop.desire(effect.desired)
+        return effect
+
+    def _known(self) -> Known:
+        return Known(
+            generation=0,
+            selector="",
+            effect=self._in_effect(),
+            pods=self._pods.pods(),
+            snapshot=self.snapshot,
+            pause=Pause(self._paused),
+            progress=self._track.progress,
+        )
+
     # -- what changes --------------------------------------------------------------------------------------------------
 
     def _on_pods(self) -> None:
@@ -155,12 +221,15 @@ class LocalCluster:
         self._touched.set()
 
     def _on_snapshot(self, snapshot: ClusterSnapshot) -> None:
-        for event in snapshot.events:
+        for event in (*snapshot.events, *self._track.observe(snapshot)):
             logger.log(logging.WARNING if event.warning else logging.INFO, "%s: %s", event.reason, event.note)
         if snapshot.waiting_for and (self.snapshot is None or snapshot.waiting_for != self.snapshot.waiting_for):
             logger.info("waiting for %s", "; ".join(snapshot.waiting_for))
         self.snapshot = snapshot
         self._touched.set()
+        if snapshot.now - self._looked_at >= LOOK_AGAIN_S:
+            self._looked_at = snapshot.now
+            self._desire()
 
     async def _keep_state(self) -> None:
         """Keep the state file current, from the moment the cluster is ready for the first time."""
@@ -194,4 +263,5 @@ def _is_ready(snapshot: ClusterSnapshot) -> bool:
     if ring is None or len(snapshot.pods) < desired.nodes or not all(pod.ready for pod in snapshot.pods):
         return False
     copies = desired.settings.replication_factor
-    return all(entry.state is State.STABLE and len(entry.isr) >= copies for entry in ring.entries)
+    serving = (State.STABLE, State.MOVING)
+    return all(entry.state in serving and len(entry.isr) >= copies for entry in ring.entries)

@@ -1,18 +1,17 @@
-"""The desired cluster that the flags ask for, by way of the spec of a CacheCluster: the same rules and sizes apply."""
+"""The spec of a CacheCluster that the flags ask for: the same rules and sizes apply as on Kubernetes."""
 
 from __future__ import annotations
 
-from cachecluster_core.spec import parse_spec, settings_of, timing_of
-from cachecluster_operator.snapshot import Desired
+from cachecluster_core.spec import CacheClusterSpec, parse_spec
 
 from .plan import Plan
 
 
-def desired_of(plan: Plan) -> Desired:
-    """What the control loop is told. InvalidSpec (a ValueError) names the fields that a CacheCluster could not have."""
-    spec = parse_spec(
+def spec_of(plan: Plan, nodes: int) -> CacheClusterSpec:
+    """The spec, with so many nodes. InvalidSpec (a ValueError) names the fields that a CacheCluster could not have."""
+    return parse_spec(
         {
-            "nodes": plan.nodes,
+            "nodes": nodes,
             "partitions": plan.partitions,
             "replicationFactor": plan.replication_factor,
             "memory": plan.memory,
@@ -21,11 +20,4 @@ def desired_of(plan: Plan) -> Desired:
             "repair": {"delaySeconds": plan.repair_delay_s},
             "lostAfterSeconds": plan.lost_after_s,
         }
-    )
-    return Desired(
-        nodes=spec.nodes,
-        partitions=spec.partitions,
-        settings=settings_of(spec),
-        timing=timing_of(spec),
-        trust_connection_refused=spec.fencing.trust_connection_refused,
     )

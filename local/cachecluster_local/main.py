@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import NoReturn
 
 from cachecluster_core.slots import MAX_PARTITIONS
-from cachecluster_operator.snapshot import Desired
+from cachecluster_core.spec import CacheClusterSpec
 
+from . import commands
 from .cluster import LocalCluster
-from .desired import desired_of
+from .desired import spec_of
 from .engines import ENGINES, Missing, engine_binary, require_supervisor
-from .plan import CLUSTER_PORT_OFFSET, Plan
+from .plan import CLUSTER_PORT_OFFSET, MAX_NODES, Plan
 
 EXIT_USAGE = 64
 EXIT_UNAVAILABLE = 69
-MAX_NODES = 64
 MAX_SOCKET_PATH = 107
 """Bytes of a unix socket's path (sun_path without its end)."""
 
@@ -33,7 +33,9 @@ DESCRIPTION = """\
 Runs a whole CacheCluster on loopback: the same agents, routers, engines and control loop as on Kubernetes.
 Node i listens on its own address, the first address + i: --port for any client, --port + 1000 for the cluster protocol,
 9121 for metrics, 7380 and 17000 upwards for itself. Linux only; needs s6 and an engine (see docs/development.md).
-SIGTERM or Ctrl-C stops everything; should this process be killed, everything it started ends too."""
+SIGTERM or Ctrl-C stops everything; should this process be killed, everything it started ends too.
+
+A cluster that runs is changed by `cachecluster-local scale|roll|delete|pause|resume|status --state-file FILE`."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -64,8 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_plan(arguments: Sequence[str]) -> tuple[Plan, Desired, bool]:
-    """The plan, the desired cluster, and whether to be verbose.
+def parse_plan(arguments: Sequence[str]) -> tuple[Plan, CacheClusterSpec, bool]:
+    """The plan, the spec of the cluster, and whether to be verbose.
 
     SystemExit: 64 when the flags make no sense, 69 when something is not installed.
     """
@@ -96,7 +98,7 @@ def parse_plan(arguments: Sequence[str]) -> tuple[Plan, Desired, bool]:
             repair_delay_s=flags.repair_delay,
             lost_after_s=flags.lost_after,
         )
-        return plan, desired_of(plan), flags.verbose
+        return plan, spec_of(plan, plan.nodes), flags.verbose
     except (ValueError, OSError, Missing) as error:
         if ours:
             shutil.rmtree(state_dir, ignore_errors=True)
@@ -132,13 +134,13 @@ def _reject_reason(flags: argparse.Namespace) -> str | None:
     return None
 
 
-async def _serve(plan: Plan, desired: Desired) -> None:
+async def _serve(plan: Plan, spec: CacheClusterSpec) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     started = loop.time()
-    async with LocalCluster(plan, desired) as cluster:
+    async with LocalCluster(plan, spec) as cluster:
         stopped = asyncio.create_task(stop.wait())
         ready = asyncio.create_task(cluster.wait_ready())
         await asyncio.wait([ready, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -169,14 +171,17 @@ def _how_to_connect(plan: Plan, seconds: float) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command. Exits 64 on bad flags, 69 when s6 or the engine is missing, 1 when the cluster fails."""
-    plan, desired, verbose = parse_plan(sys.argv[1:] if arguments is None else arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in commands.COMMANDS:
+        sys.exit(commands.run(arguments))
+    plan, spec, verbose = parse_plan(arguments)
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
     try:
-        asyncio.run(_serve(plan, desired))
+        asyncio.run(_serve(plan, spec))
     except OSError as error:
         logging.critical("%s", error)
         sys.exit(1)

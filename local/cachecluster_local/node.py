@@ -20,12 +20,17 @@ from .processes import kill_under, send_signal
 
 RESTART_S = 1.0
 """Pause before a dead process is started again."""
-STOP_S = 3.0
-"""How long an orderly end may take before it is forced."""
+DRAIN_S = 20.0
+"""How long an agent that ends goes on serving as a primary."""
+ACCEPT_S = 1.0
+"""... and how long its routers go on taking clients; there is no Service here that learns late."""
+END_S = 30.0
+"""How long an orderly end may take before it is forced; a pod's grace period."""
 
 
 class Node:
-    """The processes and files of one pod UID. `start` them, `stop` them; in between they are kept running."""
+    """The processes and files of one pod UID. `start` them, `kill` them; in between they are kept running, until
+    `drain` ends the agent in order."""
 
     def __init__(
         self,
@@ -70,16 +75,23 @@ class Node:
             file.write_text(secret)
         self._keepers = [self._keep(self._run_supervisor), self._keep(self._run_agent)]
 
-    async def stop(self) -> None:
-        """End everything of this node: first in order, then by force."""
+    async def drain(self) -> None:
+        """End the agent in order: it hands over first. It is not started again; what it does not end, `kill` does."""
+        await self._let_go()
+        pid = self.agent_pid
+        if pid is not None and send_signal(pid, signal.SIGTERM):
+            await _ended(pid, END_S)
+
+    async def kill(self) -> None:
+        """End everything of this node at once."""
+        await self._let_go()
+        await asyncio.to_thread(kill_under, self.directory)
+        self.agent_pid = self.supervisor_pid = None
+
+    async def _let_go(self) -> None:
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
-        for pid in (self.agent_pid, self.supervisor_pid):
-            if pid is not None and send_signal(pid, signal.SIGTERM):
-                await _ended(pid, STOP_S)
-        await asyncio.to_thread(kill_under, self.directory)
-        self.agent_pid = self.supervisor_pid = None
 
     def _keep(self, run: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
         async def keep() -> None:
@@ -127,7 +139,8 @@ class Node:
             "metrics-port": METRICS_PORT,
             "replication-port": REPLICATION_PORT,
             "router-workers": plan.router_workers,
-            "drain-seconds": 0,
+            "drain-seconds": DRAIN_S,
+            "drain-accept": ACCEPT_S,
         }
         module = "cachecluster_sidecar.agent.main"
         return [sys.executable, "-m", module, *(word for flag, v in flags.items() for word in (f"--{flag}", str(v)))]

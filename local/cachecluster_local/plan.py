@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NAMESPACE = "local"
+MAX_NODES = 64
 CLUSTER_PORT_OFFSET = 1000
 AGENT_PORT = 7380
 METRICS_PORT = 9121
@@ -16,7 +17,8 @@ REPLICATION_PORT = 17000
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Sizes are bytes, times seconds. `state_dir` exists; `remove_state_dir` says that it is ours to delete."""
+    """Sizes are bytes, times seconds; `nodes` are those at the start. `state_dir` exists;
+    `remove_state_dir` says that it is ours to delete."""
 
     nodes: int
     partitions: int

@@ -39,7 +39,9 @@ class LocalPods:
         self._on_change = on_change
         self._nodes: dict[str, Node] = {}
         self._ready: set[str] = set()
-        self._terminating: set[str] = set()
+        self._outdated: set[str] = set()
+        self._terminating: dict[str, asyncio.Task[None]] = {}
+        self._terminated: set[str] = set()
         self._probes: dict[str, asyncio.Task[None]] = {}
 
     @property
@@ -57,6 +59,8 @@ class LocalPods:
                 node=f"node-{node.number}",
                 ready=node.uid in self._ready,
                 terminating=node.uid in self._terminating,
+                terminated=node.uid in self._terminated,
+                outdated=node.uid in self._outdated,
             )
             for node in self.nodes
         )
@@ -73,17 +77,31 @@ class LocalPods:
         self._on_change()
 
     async def delete(self, uid: str, name: str, reason: str) -> None:
-        """Stop exactly this pod and forget it."""
+        """Drain exactly this pod, stop it and forget it. Returns at once, as an API server does."""
         node = self._nodes.get(uid)
         if node is None or uid in self._terminating:
             return
         logger.info("deleting %s: %s", name, reason)
-        self._terminating.add(uid)
-        self._set_ready(uid, False)
+        self._terminating[uid] = asyncio.create_task(self._end(node))
         self._probes.pop(uid).cancel()
-        await node.stop()
-        del self._nodes[uid]
-        self._terminating.discard(uid)
+        self._set_ready(uid, False)
+        self._on_change()
+
+    def mark_outdated(self, name: str) -> bool:
+        """Have a pod replaced, as one that was made from another template; False when there is none of that name."""
+        found = [node.uid for node in self._nodes.values() if node.name == name]
+        self._outdated.update(found)
+        self._on_change()
+        return bool(found)
+
+    async def _end(self, node: Node) -> None:
+        await node.drain()
+        self._terminated.add(node.uid)
+        self._on_change()
+        await node.kill()
+        del self._nodes[node.uid], self._terminating[node.uid]
+        for noted in (self._outdated, self._terminated):
+            noted.discard(node.uid)
         self._on_change()
 
     async def mark_not_ready(self, uid: str, name: str) -> None:
@@ -91,11 +109,12 @@ class LocalPods:
         self._set_ready(uid, False)
 
     async def stop(self) -> None:
-        """Stop all pods at once."""
-        for probe in self._probes.values():
-            probe.cancel()
-        await asyncio.gather(*self._probes.values(), return_exceptions=True)
-        await asyncio.gather(*(node.stop() for node in self.nodes))
+        """End all pods at once; nobody is left to whom one could hand over."""
+        tasks = [*self._probes.values(), *self._terminating.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(node.kill() for node in self.nodes))
 
     def _set_ready(self, uid: str, ready: bool) -> None:
         if ready != (uid in self._ready):

@@ -17,7 +17,7 @@ import aiohttp
 
 from cachecluster_core.hashring import HashRing, Settings, State
 from cachecluster_core.operator_step import operator_step, remember
-from cachecluster_core.operator_view import Event, Memory, OperatorDecision, OperatorView, Suspicion
+from cachecluster_core.operator_view import Event, Memory, OperatorDecision, OperatorView, PodView, Suspicion
 from cachecluster_core.report import CopyReport, Report
 
 from .agent_stream import AgentStream
@@ -99,6 +99,11 @@ class ControlLoop:
         """Something that decisions depend on has changed."""
         self._dirty = True
         self._awake.set()
+
+    def agents(self) -> dict[str, PodView]:
+        """What agents reported last, by pod UID: newer than in the last snapshot."""
+        now, alone = self._clock(), self._kubelet_confirms()
+        return {uid: track.view(now, kubelet_confirms=uid in alone) for uid, track in self._tracks.items()}
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -238,7 +243,6 @@ class ControlLoop:
 
     def _view(self, desired: Desired) -> OperatorView:
         now = self._clock()
-        alone = self._kubelet_confirms()
         return OperatorView(
             name=self.name,
             nodes=desired.nodes,
@@ -249,7 +253,7 @@ class ControlLoop:
             map=self._keeper.map,
             map_known=self._keeper.known,
             pods=self._pods.pods(),
-            agents={uid: track.view(now, kubelet_confirms=uid in alone) for uid, track in self._tracks.items()},
+            agents=self.agents(),
             seen_at=self._keeper.seen_at,
             timing=desired.timing,
             memory=self._memory,

@@ -139,7 +139,7 @@ class ManagedCluster:
         seen = self.snapshot
         if seen is None or (seen.map is None and not seen.map_known):
             return holdings_of(await self.store.get(), {})
-        return holdings_of(seen.map, seen.agents)
+        return holdings_of(seen.map, self._loop.agents() if self._loop is not None else seen.agents)
 
     async def stop(self) -> None:
         """End the control loop."""

@@ -46,11 +46,11 @@ def test_bad_flags_exit_64_and_name_the_flag(
 
 
 def test_the_defaults_are_three_nodes_and_two_copies(short_dir: Path) -> None:
-    plan, desired, _ = parse_plan(["--state-dir", str(short_dir / "state")])
+    plan, spec, _ = parse_plan(["--state-dir", str(short_dir / "state")])
     assert (plan.nodes, plan.partitions, plan.replication_factor, plan.port) == (3, 16, 2, 6379)
     assert [plan.address(n) for n in range(3)] == ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
     assert plan.cluster_port == 7379
-    assert desired.nodes == 3 and desired.settings.engine == "valkey"
+    assert spec.nodes == 3 and spec.engine == "valkey"
     assert not plan.remove_state_dir
 
 

@@ -29,8 +29,8 @@ PARTITIONS = 8
 async def cluster() -> AsyncIterator[LocalCluster]:
     first = free_block(6379, 7379, 7380, 9121, 17000)
     flags = ["--first-address", first, "--partitions", str(PARTITIONS), "--repair-delay", "3"]
-    plan, desired, _ = parse_plan(flags)
-    async with LocalCluster(plan, desired) as cluster:
+    plan, spec, _ = parse_plan(flags)
+    async with LocalCluster(plan, spec) as cluster:
         await cluster.wait_ready()
         yield cluster
 
