@@ -189,7 +189,7 @@ async def test_messages_are_answered_by_the_pod_they_name_and_a_token_as_often_a
     assert status == 200 and answer["word"]["epoch"] == 5
 
 
-async def test_an_agent_that_ends_and_comes_back_during_a_hand_over_finishes_it(valkeys: Pair) -> None:
+async def test_a_successor_whose_agent_ends_and_comes_back_leaves_one_primary_that_serves(valkeys: Pair) -> None:
     pair = valkeys
     await pair.settle()
     pair.successor.kill()
