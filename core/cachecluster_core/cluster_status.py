@@ -78,7 +78,7 @@ class CacheClusterStatus(Part):
     conditions: tuple[Condition, ...] = Field(
         default=(),
         description="Ready: every partition is served and every pod is there. Progressing: something is being done."
-        " Degraded: partitions have fewer copies than asked for. UpToDate: all of the spec is in effect. Paused: planned"
-        " changes are held back. DataLoss: partitions were given up and served empty.",
+        " Degraded: partitions have fewer copies than asked for. UpToDate: all of the spec is in effect. Paused:"
+        " planned changes are held back. DataLoss: partitions were given up and served empty.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )

@@ -25,17 +25,29 @@ def staying_pods(view: OperatorView) -> tuple[Pod, ...]:
 
 def newly_leaving(view: OperatorView, entries: tuple[Entry, ...], complete: bool) -> frozenset[str]:
     """The pods to call leaving now. `complete`: all pods that the spec asks for are there and report."""
-    if view.paused or not complete:
+    if view.paused:
         return frozenset()
-    staying = staying_pods(view)
-    surplus = len(staying) - view.nodes
-    if surplus > 0:
-        return frozenset(pod.uid for pod in sorted(staying, key=lambda pod: _dispensable(view, pod))[:surplus])
+    staying = sorted(staying_pods(view), key=lambda pod: _dispensable(view, pod))
+    surplus = max(0, len(staying) - view.nodes)
+    stillborn = [pod for pod in staying if _never_came_up(view, pod)]
+    useless = [*stillborn[:surplus], *(pod for pod in stillborn[surplus:] if pod.outdated)]
+    if useless or not complete:
+        return frozenset(pod.uid for pod in useless)
+    if surplus:
+        return frozenset(pod.uid for pod in staying[:surplus])
     outdated = [pod for pod in staying if pod.outdated]
     others = len(staying) != len(view.pods)
     if not outdated or others or not _is_whole(view, entries):
         return frozenset()
     return frozenset({min(outdated, key=lambda pod: _dispensable(view, pod)).uid})
+
+
+def _never_came_up(view: OperatorView, pod: Pod) -> bool:
+    """A pod without copies that does not report, such as one whose image cannot be pulled. When its template has been
+    mended, or it is one too many, it goes first: what waits for the cluster to be complete waits for this very pod."""
+    agent = view.agents.get(pod.uid)
+    silent = agent is None or agent.report is None
+    return silent and not pod.ready and (view.map is None or is_empty(view.map, pod.uid))
 
 
 def _dispensable(view: OperatorView, pod: Pod) -> tuple[bool, bool, int]:

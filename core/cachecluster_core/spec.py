@@ -123,8 +123,8 @@ class CacheClusterSpec(Part):
         min_length=1,
         max_length=512,
         pattern=r"^\S+$",
-        description="The image of the pods, which holds agent, router and engines. A change replaces pods one at a time."
-        " When unset, new pods get the operator's own, and pods that run with another one are left as they are.",
+        description="The image of the pods, which holds agent, router and engines. A change replaces pods one at a"
+        " time. When unset, new pods get the operator's own, and pods that run with another one are left as they are.",
     )
     engine_config: EngineConfig = Field(
         default_factory=dict,

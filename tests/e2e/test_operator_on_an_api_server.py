@@ -134,17 +134,22 @@ def test_a_service_of_somebody_else_is_left_alone_and_told(shared: Bench) -> Non
     wait_until(lambda: shared.conditions("taken")["UpToDate"][0] == "True", 60, "the condition to go")
 
 
-def test_scale_in_and_a_roll_wait_while_pods_are_missing_and_say_why(shared: Bench) -> None:
-    shared.apply("fixed")
-    wait_for_children(shared, "fixed")
-    uids = {item["metadata"]["uid"] for item in owned(shared, "fixed") if item["kind"] == "Pod"}
-    for changes, reason in (({"nodes": 2}, "NodesToRemove"), ({"podLabels": {"team": "a"}}, "PodsOutdated")):
-        shared.apply("fixed", **changes)
-        condition = ("False", reason)
-        wait_until(lambda want=condition: shared.conditions("fixed")["UpToDate"] == want, PROMPT_S, reason)
-    assert {item["metadata"]["uid"] for item in owned(shared, "fixed") if item["kind"] == "Pod"} == uids
-    budget = shared.kubectl("get", "pdb", "fixed", "-o", "jsonpath={.spec.maxUnavailable}")
+def test_pods_that_never_came_up_are_removed_and_replaced_at_once(shared: Bench) -> None:
+    shared.apply("stuck")
+    wait_for_children(shared, "stuck")
+    budget = shared.kubectl("get", "pdb", "stuck", "-o", "jsonpath={.spec.maxUnavailable}")
     assert budget == "0", "no copy is in sync"
+
+    def pods(**labels: str) -> set[str]:
+        found = [item["metadata"] for item in owned(shared, "stuck") if item["kind"] == "Pod"]
+        return {item["uid"] for item in found if labels.items() <= item["labels"].items()}
+
+    old = pods()
+    shared.apply("stuck", nodes=2)
+    wait_until(lambda: len(pods()) == 2 and pods() < old, PROMPT_S, "the pod too many to go")
+    shared.apply("stuck", nodes=2, podLabels={"team": "a"})
+    wait_until(lambda: len(pods(team="a")) == 2 and not pods() & old, PROMPT_S, "pods of the new template")
+    wait_until(lambda: shared.conditions("stuck")["UpToDate"][0] == "True", PROMPT_S, "the status")
 
 
 def test_a_pause_holds_back_what_is_planned_and_is_told(shared: Bench) -> None:

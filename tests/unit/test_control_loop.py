@@ -178,6 +178,17 @@ async def test_reports_reach_the_step_and_equal_ones_do_not_run_it_again(world: 
     await until(lambda: _run_id(world) == "another")
 
 
+async def test_while_paused_the_settings_of_the_map_stay_in_force(world: World) -> None:
+    await world.store.create(replace(served_by("uid-0"), settings=Settings(max_clients=7)))
+    await until(lambda: world.views and world.views[-1].map is not None)
+    world.loop.desire(Desired(4, 1, Settings(max_clients=9), paused=True))
+    await until(lambda: world.views[-1].paused)
+    assert world.views[-1].settings.max_clients == 7
+    world.loop.desire(Desired(4, 1, Settings(max_clients=9)))
+    await until(lambda: not world.views[-1].paused)
+    assert world.views[-1].settings.max_clients == 9
+
+
 def _run_id(world: World) -> str:
     report = world.seen(0).report
     return report.copies[0].run_id if report else ""
