@@ -1,0 +1,202 @@
+"""Clients of every kind that run without a break through planned changes, and what they saw. Also a program.
+
+`python steady_load.py --plain HOST:PORT --cluster HOST:PORT` runs until its standard input ends, then writes one JSON
+object. It knows nothing of the rest, so that it runs in a pod as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+
+PAUSE_S = 0.004
+"""Between two commands of a client: twenty of them must not take the cores from what they measure."""
+PIPELINE = 50
+
+Client = Any
+
+
+@dataclass
+class Seen:
+    """What one client saw: commands answered, errors after the library's own retries, wrong answers, longest pause."""
+
+    kind: str
+    commands: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    longest_s: float = 0.0
+    incremented: int = 0
+    unknown: int = 0
+
+
+@dataclass
+class SteadyLoad:
+    """`plain` and `cluster` are addresses; `keys` are written first, and checked by `missing` in the end."""
+
+    plain: tuple[tuple[str, int], ...]
+    cluster: tuple[str, int]
+    keys: int = 2000
+    clients: int = 20
+    prefix: str = "steady"
+    seen: list[Seen] = field(default_factory=list)
+    _threads: list[threading.Thread] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def fill(self) -> None:
+        """Write the keys that must all be there in the end."""
+        with self._plain(0, protocol=3) as client:
+            for start in range(0, self.keys, 500):
+                numbers = range(start, min(self.keys, start + 500))
+                client.mset({f"{self.prefix}:key:{n}": n for n in numbers})
+
+    def missing(self) -> int:
+        """How many of the keys are gone or wrong."""
+        lost = 0
+        with self._plain(0, protocol=3) as client:
+            for start in range(0, self.keys, 500):
+                numbers = range(start, min(self.keys, start + 500))
+                values = client.mget([f"{self.prefix}:key:{n}" for n in numbers])
+                lost += sum(value != str(n).encode() for n, value in zip(numbers, values, strict=True))
+        return lost
+
+    def start(self) -> None:
+        """Start the clients."""
+        kinds: list[tuple[str, Callable[[int], Client]]] = [
+            ("RESP2", lambda n: self._plain(n, protocol=2)),
+            ("RESP3", lambda n: self._plain(n, protocol=3)),
+            ("RedisCluster", lambda n: redis.RedisCluster(*self.cluster)),
+        ]
+        for number in range(self.clients):
+            kind, make = kinds[number % len(kinds)]
+            seen = Seen(kind)
+            self.seen.append(seen)
+            self._threads.append(threading.Thread(target=self._run, args=(number, seen, make), daemon=True))
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Let every client finish its command."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def counters_wrong(self) -> list[str]:
+        """Counters that are not exactly what was answered; a command of unknown fate may have counted."""
+        found = []
+        with self._plain(0, protocol=3) as client:
+            for number, seen in enumerate(self.seen):
+                value = int(client.get(self._counter(number)) or 0)
+                if not seen.incremented <= value <= seen.incremented + seen.unknown:
+                    found.append(f"client {number} ({seen.kind}): {value}, answered {seen.incremented}")
+        return found
+
+    def result(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        errors: Counter[str] = Counter()
+        for seen in self.seen:
+            errors.update(seen.errors)
+        pauses: dict[str, float] = {}
+        for seen in self.seen:
+            pauses[seen.kind] = round(max(pauses.get(seen.kind, 0.0), seen.longest_s), 4)
+        return {
+            "commands": sum(seen.commands for seen in self.seen),
+            "errors": dict(errors),
+            "wrong": [text for seen in self.seen for text in seen.wrong][:20],
+            "missing": self.missing(),
+            "counters": self.counters_wrong(),
+            "longest_pause_s": pauses,
+            "pause_per_client_s": [round(seen.longest_s, 4) for seen in self.seen],
+        }
+
+    def _plain(self, number: int, protocol: int) -> redis.Redis:
+        host, port = self.plain[number % len(self.plain)]
+        return redis.Redis(host=host, port=port, protocol=protocol, socket_timeout=15, socket_connect_timeout=5)
+
+    def _counter(self, number: int) -> str:
+        return f"{self.prefix}:counter:{number}"
+
+    def _run(self, number: int, seen: Seen, make: Callable[[int], Client]) -> None:
+        client = make(number)
+        steps = [self._set_get, self._increment, self._many, self._pipeline]
+        turn = 0
+        while not self._stop.wait(PAUSE_S):
+            began = time.monotonic()
+            try:
+                steps[turn % len(steps)](client, number, turn, seen)
+                seen.commands += 1
+            except (redis.RedisError, OSError) as error:
+                seen.errors[f"{type(error).__name__}: {error}"[:160]] += 1
+            seen.longest_s = max(seen.longest_s, time.monotonic() - began)
+            turn += 1
+        client.close()
+
+    def _set_get(self, client: Client, number: int, turn: int, seen: Seen) -> None:
+        key = f"{self.prefix}:{number}:{turn % 200}"
+        client.set(key, turn)
+        self._expect(seen, client.get(key), str(turn).encode(), key)
+
+    def _increment(self, client: Client, number: int, turn: int, seen: Seen) -> None:
+        seen.unknown += 1
+        value = client.incr(self._counter(number))
+        seen.unknown -= 1
+        seen.incremented += 1
+        if not seen.unknown and value != seen.incremented:
+            seen.wrong.append(f"INCR of client {number} answered {value} instead of {seen.incremented}")
+
+    def _many(self, client: Client, number: int, turn: int, seen: Seen) -> None:
+        keys = [f"{self.prefix}:{number}:many:{n}" for n in range(10)]
+        put, get = (
+            (client.mset_nonatomic, client.mget_nonatomic)
+            if seen.kind == "RedisCluster"
+            else (client.mset, client.mget)
+        )
+        put(dict.fromkeys(keys, turn))
+        self._expect(seen, get(keys), [str(turn).encode()] * len(keys), "MGET")
+
+    def _pipeline(self, client: Client, number: int, turn: int, seen: Seen) -> None:
+        key = f"{self.prefix}:{number}:pipe"
+        with client.pipeline(transaction=False) as pipe:
+            for n in range(PIPELINE):
+                pipe.set(f"{key}:{n}", turn)
+            pipe.execute()
+
+    @staticmethod
+    def _expect(seen: Seen, value: object, expected: object, what: str) -> None:
+        if value != expected:
+            seen.wrong.append(f"{what}: {value!r} instead of {expected!r}"[:200])
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    return host, int(port)
+
+
+def main() -> None:
+    """Fill, say so, load until the standard input ends, and write what was seen."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--plain", type=_address, action="append", required=True)
+    parser.add_argument("--cluster", type=_address, required=True)
+    parser.add_argument("--keys", type=int, default=100_000)
+    parser.add_argument("--clients", type=int, default=20)
+    arguments = parser.parse_args()
+    load = SteadyLoad(tuple(arguments.plain), arguments.cluster, arguments.keys, arguments.clients)
+    load.fill()
+    load.start()
+    sys.stdout.write("running\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+    load.stop()
+    sys.stdout.write(json.dumps(load.result()) + "\n")
+
+
+if __name__ == "__main__":
+    main()
