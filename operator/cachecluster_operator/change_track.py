@@ -20,6 +20,8 @@ RATE_WINDOW_S = 30.0
 """The rate of copying is that of so many seconds."""
 RATE_LEAST_S = 3.0
 """... and not told before so many."""
+GUESS_FROM = 0.05
+"""How much must have been copied, of what is left, before a guess is made from it."""
 QUIET_S = 15.0
 """Copies that could be spread more evenly are not waited for when nothing has changed for so long after the pause
 that moves for balance make."""
@@ -49,8 +51,9 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """An estimate for the copying, None when there is nothing to go by."""
-        return self.work.bytes_left / self.rate if self.rate > 0 and self.work.bytes_left > 0 else None
+        """An estimate for the copying, None while there is too little to go by."""
+        left = self.work.bytes_left
+        return left / self.rate if self.rate > 0 and left > 0 and self.copied >= GUESS_FROM * left else None
 
 
 class ChangeTrack:

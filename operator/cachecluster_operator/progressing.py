@@ -65,8 +65,8 @@ def _planned(known: Known) -> Finding | None:
     work, nodes = progress.work, wanted_nodes(known)
     match progress.change:
         case Change.ROLLING:
-            pods = len(work.outdated) + sum(not pod.outdated for pod in work.staying)
-            parts = [f"{pods - len(work.outdated)} of {pods} pods are made from the new template"]
+            new = sum(pod.ready and not pod.outdated for pod in work.staying)
+            parts = [f"{min(new, nodes)} of {nodes} pods are made from the new template"]
         case Change.SCALING_IN:
             parts = [f"{nodes} nodes are wanted, {len(work.staying) + len(work.leaving)} are there"]
         case Change.SCALING_OUT:

@@ -70,7 +70,8 @@ def what_differs(old: Json, new: Json) -> Difference:
 
 def member_rows(entries: Sequence[Entry], known: Known) -> list[Json]:
     """One row for every pod."""
-    return [_member(pod, entries, known) for pod in known.pods]
+    leaving = leaving_pods(known.snapshot.map if known.snapshot is not None else None)
+    return [_member(pod, pod.uid in leaving, entries, known) for pod in known.pods]
 
 
 def entries_of(known: Known) -> tuple[Entry, ...]:
@@ -103,7 +104,7 @@ def _copy(partition: int, copy: CopyId, known: Known) -> CopyReport | None:
     return found if found is not None and found.run_id == copy.run_id else None
 
 
-def _member(pod: Pod, entries: Sequence[Entry], known: Known) -> Json:
+def _member(pod: Pod, leaving: bool, entries: Sequence[Entry], known: Known) -> Json:
     report = _report(pod.uid, known)
     primaries = sum(entry.primary is not None and entry.primary.pod == pod.uid for entry in entries)
     in_sync = sum(entry.copy_on(pod.uid) is not None for entry in entries)
@@ -114,7 +115,7 @@ def _member(pod: Pod, entries: Sequence[Entry], known: Known) -> Json:
         "zone": pod.zone,
         "host": pod.host,
         "ready": pod.ready and report is not None,
-        "leaving": pod.uid in leaving_pods(known.snapshot.map if known.snapshot is not None else None),
+        "leaving": leaving,
         "outdated": pod.outdated,
         "primaries": primaries,
         "replicas": in_sync - primaries,
