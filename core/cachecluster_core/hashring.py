@@ -128,6 +128,10 @@ class Settings:
     replication_factor: int = 2
     isr_max_lag_bytes: int = 1 << 20
     handover_timeout_s: float = 0.2
+    sync: bool = False
+    min_in_sync: int = 1
+    ack_timeout_s: float = 3.0
+    committed_reads: bool = False
     park_timeout_s: float = 8.0
     park_max_bytes: int = 64 << 20
     max_clients: int = 10000
@@ -226,6 +230,10 @@ _SETTING_NAMES = {
     "replication_factor": "replicationFactor",
     "isr_max_lag_bytes": "isrMaxLagBytes",
     "handover_timeout_s": "handoverTimeoutSeconds",
+    "sync": "sync",
+    "min_in_sync": "minInSync",
+    "ack_timeout_s": "ackTimeoutSeconds",
+    "committed_reads": "committedReads",
     "park_timeout_s": "parkTimeoutSeconds",
     "park_max_bytes": "parkMaxBytes",
     "max_clients": "maxClients",

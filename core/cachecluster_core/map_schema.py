@@ -57,6 +57,10 @@ class SettingsSchema(Part):
     handover_timeout_seconds: float = Field(
         description="How long a gate may be shut for a hand-over before the primary serves again."
     )
+    sync: bool = Field(default=False, description="A write is answered once every required copy has it.")
+    min_in_sync: int = Field(default=1, description="Copies, the primary included, without which sync refuses writes.")
+    ack_timeout_seconds: float = Field(default=3.0, description="How long a write waits for its acknowledgements.")
+    committed_reads: bool = Field(default=False, description="Reads tell only what every required copy has.")
     park_timeout_seconds: float = Field(description="How long commands wait for a partition without an open gate.")
     park_max_bytes: int = Field(description="Bytes of waiting commands in one router.")
     max_clients: int = Field(description="spec.router.maxClients")
