@@ -7,6 +7,9 @@ straight to it. A roll goes on to the next pod only when everything is whole: on
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
 from .hashring import Entry, HashRing, State
 from .operator_view import OperatorView, Pod
 from .pod_number import pod_number
@@ -34,7 +37,7 @@ def newly_leaving(view: OperatorView, entries: tuple[Entry, ...], complete: bool
     if useless or not complete:
         return frozenset(pod.uid for pod in useless)
     if surplus:
-        return frozenset(pod.uid for pod in staying[:surplus])
+        return frozenset(_surplus(view, staying, surplus))
     outdated = [pod for pod in staying if pod.outdated]
     others = len(staying) != len(view.pods)
     if not outdated or others or not _is_whole(view, entries):
@@ -50,11 +53,23 @@ def _never_came_up(view: OperatorView, pod: Pod) -> bool:
     return silent and not pod.ready and (view.map is None or is_empty(view.map, pod.uid))
 
 
-def _dispensable(view: OperatorView, pod: Pod) -> tuple[bool, bool, int]:
-    """Sorts pods that should go first in front: silent ones, outdated ones, the highest numbers."""
+def _dispensable(view: OperatorView, pod: Pod, crowd: int = 0) -> tuple[bool, bool, int, int]:
+    """Sorts pods that should go first in front: silent ones, outdated ones, those in the largest crowd, the highest
+    numbers."""
     agent = view.agents.get(pod.uid)
     number = pod_number(view.name, pod.name)
-    return agent is not None and agent.reporting, not pod.outdated, -(number if number is not None else -1)
+    return agent is not None and agent.reporting, not pod.outdated, -crowd, -(number if number is not None else -1)
+
+
+def _surplus(view: OperatorView, staying: Sequence[Pod], count: int) -> Iterator[str]:
+    """So many pods, one after the other, so that those left are spread over zones and nodes."""
+    left = list(staying)
+    for _ in range(count):
+        zones, nodes = Counter(pod.zone for pod in left), Counter(pod.node for pod in left)
+        crowd = {pod.uid: zones[pod.zone] * len(left) + nodes[pod.node] for pod in left}
+        first = min(left, key=lambda pod: _dispensable(view, pod, crowd[pod.uid]))
+        left.remove(first)
+        yield first.uid
 
 
 def _is_whole(view: OperatorView, entries: tuple[Entry, ...]) -> bool:

@@ -16,6 +16,7 @@ from operator import attrgetter
 import aiohttp
 
 from cachecluster_core.hashring import HashRing, Settings, State
+from cachecluster_core.leaving import leaving_pods
 from cachecluster_core.operator_step import operator_step, remember
 from cachecluster_core.operator_view import Event, Memory, OperatorDecision, OperatorView, PodView, Suspicion
 from cachecluster_core.report import CopyReport, Report
@@ -104,6 +105,10 @@ class ControlLoop:
         """What agents reported last, by pod UID: newer than in the last snapshot."""
         now, alone = self._clock(), self._kubelet_confirms()
         return {uid: track.view(now, kubelet_confirms=uid in alone) for uid, track in self._tracks.items()}
+
+    def leaving(self) -> frozenset[str]:
+        """UIDs of the pods that the map calls leaving: newer than in the last snapshot."""
+        return leaving_pods(self._keeper.map)
 
     async def run(self) -> None:
         """Until cancelled."""

@@ -7,6 +7,8 @@ from typing import Any
 from .cluster_key import ClusterKey
 
 CLUSTER_LABEL = "cachecluster.io/cluster"
+NUMBER_LABEL = "cachecluster.io/number"
+"""On pods: the number in their name."""
 TEMPLATE_ANNOTATION = "cachecluster.io/template"
 """On pods: fingerprint of what the spec said about pods when this one was made."""
 MEMORY_ANNOTATION = "cachecluster.io/memory"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from cachecluster_core.hashring import State
 from cachecluster_core.operator_view import Pod, Suspicion
+from cachecluster_core.pod_number import pod_number
 from cachecluster_core.spec import CacheClusterSpec, InvalidSpec, Problem, parse_spec
 
 from .capacity import Holdings, holdings_of
@@ -180,7 +181,10 @@ class ManagedCluster:
 
     def _build_pod(self, number: int) -> Json:
         assert self.effect is not None, "pods are made by a control loop, which has an effect"
-        return build_pod(self.key, self.obj, self.effect.spec, number, self._image)
+        going = self._loop.leaving() if self._loop is not None else frozenset()
+        numbers = (pod_number(self.key.name, pod.name) for pod in self.pods.pods() if pod.uid in going)
+        leaving = [taken for taken in numbers if taken is not None]
+        return build_pod(self.key, self.obj, self.effect.spec, number, self._image, leaving)
 
     def _template(self) -> str | None:
         return self.effect.template if self.effect is not None else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from typing import Any
 
 from cachecluster_core.spec import CacheClusterSpec
@@ -21,6 +22,7 @@ from .labels import (
     ENGINE_ANNOTATION,
     MEMORY_ANNOTATION,
     METRICS_PORT,
+    NUMBER_LABEL,
     TEMPLATE_ANNOTATION,
     account_name,
     common_labels,
@@ -101,19 +103,22 @@ def template_fingerprint(spec: CacheClusterSpec) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def build_pod(key: ClusterKey, cluster: Json, spec: CacheClusterSpec, number: int, image: str) -> Json:
-    """The pod `<cluster>-<number>`. `image` is what `spec.image` overrides."""
+def build_pod(
+    key: ClusterKey, cluster: Json, spec: CacheClusterSpec, number: int, image: str, leaving: Collection[int] = ()
+) -> Json:
+    """The pod `<cluster>-<number>`. `image` is what `spec.image` overrides; `leaving` are the numbers of pods that will
+    go, so that where they are does not count for where this one is put."""
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
             "name": f"{key.name}-{number}",
             "namespace": key.namespace,
-            "labels": dict(spec.pod_labels) | common_labels(key) | pod_labels(key),
+            "labels": dict(spec.pod_labels) | common_labels(key) | pod_labels(key) | {NUMBER_LABEL: str(number)},
             "annotations": dict(spec.pod_annotations) | _annotations(spec),
             "ownerReferences": [owner_reference(cluster)],
         },
-        "spec": _pod_spec(key, cluster, spec, spec.image or image),
+        "spec": _pod_spec(key, cluster, spec, spec.image or image, leaving),
     }
 
 
@@ -128,7 +133,7 @@ def _annotations(spec: CacheClusterSpec) -> dict[str, str]:
     }
 
 
-def _pod_spec(key: ClusterKey, cluster: Json, spec: CacheClusterSpec, image: str) -> Json:
+def _pod_spec(key: ClusterKey, cluster: Json, spec: CacheClusterSpec, image: str, leaving: Collection[int]) -> Json:
     pod: Json = {
         "serviceAccountName": account_name(key),
         "automountServiceAccountToken": False,
@@ -142,7 +147,7 @@ def _pod_spec(key: ClusterKey, cluster: Json, spec: CacheClusterSpec, image: str
             "fsGroup": USER_ID,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "topologySpreadConstraints": _spread(key, spec),
+        "topologySpreadConstraints": _spread(key, spec, leaving),
         "volumes": _volumes(secret_name(key, cluster)),
         "initContainers": [_redis_container(spec, image)],
         "containers": [_sidecar_container(key, cluster, spec, image)],
@@ -243,7 +248,12 @@ def _volumes(secret: str) -> list[Json]:
     ]
 
 
-def _spread(key: ClusterKey, spec: CacheClusterSpec) -> list[Json]:
+def _spread(key: ClusterKey, spec: CacheClusterSpec, leaving: Collection[int]) -> list[Json]:
+    """Over zones and nodes, among the pods that stay: one that replaces another is to take its place."""
+    selector: Json = {"matchLabels": pod_labels(key)}
+    if leaving:
+        numbers = [str(number) for number in sorted(leaving)]
+        selector["matchExpressions"] = [{"key": NUMBER_LABEL, "operator": "NotIn", "values": numbers}]
     topologies = (
         ("topology.kubernetes.io/zone", spec.placement.zones),
         ("kubernetes.io/hostname", spec.placement.nodes),
@@ -253,7 +263,7 @@ def _spread(key: ClusterKey, spec: CacheClusterSpec) -> list[Json]:
             "maxSkew": 1,
             "topologyKey": topology,
             "whenUnsatisfiable": "DoNotSchedule" if wish == "require" else "ScheduleAnyway",
-            "labelSelector": {"matchLabels": pod_labels(key)},
+            "labelSelector": selector,
             # Nodes that this pod cannot be put on, lost ones among them, must not count as empty ones.
             "nodeAffinityPolicy": "Honor",
             "nodeTaintsPolicy": "Honor",

@@ -170,6 +170,14 @@ def test_the_highest_numbers_leave_on_a_scale_in_unless_another_is_silent_or_out
     assert leaving_after(decide(view((STABLE,), silent, pods=PODS, nodes=3))) == {"demo-2"}
 
 
+def test_a_scale_in_leaves_pods_in_different_zones() -> None:
+    crowded = (replace(PODS[0], zone="z1", node="n1"), *PODS[1:])
+    assert leaving_after(decide(view((STABLE,), pods=crowded, nodes=3))) == {"demo-1"}
+    assert leaving_after(decide(view((STABLE,), pods=crowded, nodes=2))) == {"demo-1", "demo-3"}
+    one_zone = tuple(replace(pod, zone="z1", node="n1" if i < 2 else pod.node) for i, pod in enumerate(PODS))
+    assert leaving_after(decide(view((STABLE,), pods=one_zone, nodes=3))) == {"demo-1"}
+
+
 def test_nothing_leaves_while_paused() -> None:
     assert decide(view((STABLE,), pods=PODS, nodes=3, paused=True)).map is None
 

@@ -119,6 +119,18 @@ def test_the_spec_reaches_the_pod() -> None:
     }
 
 
+def test_a_pod_is_put_where_it_is_wanted_once_those_that_leave_are_gone() -> None:
+    for leaving, expected in (
+        ([], None),
+        ([7, 2], [{"key": "cachecluster.io/number", "operator": "NotIn", "values": ["2", "7"]}]),
+    ):
+        made = build_pod(KEY, CLUSTER, spec(), 4, "image:1", leaving)
+        assert made["metadata"]["labels"]["cachecluster.io/number"] == "4"
+        for constraint in made["spec"]["topologySpreadConstraints"]:
+            assert constraint["labelSelector"]["matchLabels"] == pod_labels(KEY)
+            assert constraint["labelSelector"].get("matchExpressions") == expected
+
+
 def test_pods_of_a_cluster_are_what_its_services_and_its_budget_select() -> None:
     labels = pod()["metadata"]["labels"]
     selectors = [service["spec"]["selector"] for service in manifests.service_children(KEY, CLUSTER)]
