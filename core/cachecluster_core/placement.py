@@ -2,16 +2,19 @@
 
 What is there already stays as far as balance and spreading allow, so that a pod that joins or leaves moves close to
 the least possible number of copies; the rest goes where the ring says, with bounded load (Mirrokni et al., "Consistent
-Hashing with Bounded Loads", 2016): at most ceil(partitions * copies / pods) copies a pod.
+Hashing with Bounded Loads", 2016): at most ceil(partitions * copies / pods) copies a pod. Only where a zone has more
+than its part of the pods, as after nodes were drained, pods of the other zones take more: copies of a partition in two
+zones are worth that, up to what a pod is sized for when another one is lost.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from functools import lru_cache
 
 from .ring import Ring
+from .sizing import copies_per_node
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +37,49 @@ class Holding:
 
 @lru_cache(maxsize=16)
 def place(
-    places: tuple[Place, ...], replication_factor: int, current: tuple[Holding, ...]
+    places: tuple[Place, ...], replication_factor: int, current: tuple[Holding, ...], nodes: int = 0
 ) -> tuple[tuple[str, ...], ...]:
     """For each partition the pods that shall hold it, the primary's first.
 
-    `current` has one item per partition. Fewer pods than `replication_factor` give as many copies as there are pods.
-    Primaries stay where they are as far as they are balanced; copies of primaries are the last to move.
+    `current` has one item per partition; `nodes` is how many pods there are to be, if more than `places`. Fewer pods
+    than `replication_factor` give as many copies as there are pods. Primaries stay where they are as far as they are
+    balanced; copies of primaries are the last to move.
     """
     if not places:
         return tuple(() for _ in current)
-    return _Placer(places, min(replication_factor, len(places)), current).run()
+    return _Placer(places, min(replication_factor, len(places)), current, nodes).run()
+
+
+def _bounds(places: tuple[Place, ...], copies: int, partitions: int, nodes: int) -> dict[str, int]:
+    """How many copies each pod takes at most: the same number, unless a zone's pods would get more copies than there
+    are partitions. Those are given to other zones, up to what a pod of `nodes` takes when one is lost."""
+    even = copies_per_node(partitions, copies, len(places))
+    zones = Counter(place.zone or place.pod for place in places)
+    left, pods = partitions * copies, len(places)
+    crowded: set[str] = set()
+    if len(zones) >= copies:
+        while more := {z for z, count in zones.items() if z not in crowded and left * count > partitions * pods}:
+            crowded |= more
+            left -= partitions * len(more)
+            pods -= sum(zones[zone] for zone in more)
+    if not crowded:
+        return dict.fromkeys((place.pod for place in places), even)
+    other = min(max(even, copies_per_node(partitions, copies, nodes - 1)), -(-left // pods))
+    per_zone = max(partitions, -(-(partitions * copies - other * pods) // len(crowded)))
+
+    def bound(place: Place) -> int:
+        zone = place.zone or place.pod
+        return -(-per_zone // zones[zone]) if zone in crowded else other
+
+    return {place.pod: bound(place) for place in places}
 
 
 class _Placer:
-    def __init__(self, places: tuple[Place, ...], copies: int, current: tuple[Holding, ...]) -> None:
+    def __init__(self, places: tuple[Place, ...], copies: int, current: tuple[Holding, ...], nodes: int) -> None:
         self.places = {place.pod: place for place in places}
         self.copies = copies
         self.current = current
-        self.bound = -(-len(current) * copies // len(places))
+        self.bound = _bounds(places, copies, len(current), max(nodes, len(places)))
         by_name = {place.name: place.pod for place in places}
         ring = Ring(by_name)
         self.preference = [[by_name[name] for name in ring.walk(partition)] for partition in range(len(current))]
@@ -80,6 +108,10 @@ class _Placer:
         self.load[old] -= 1
         self.load[new] += 1
 
+    def _excess(self, pod: str) -> int:
+        """How many copies a pod has beyond its bound."""
+        return self.load[pod] - self.bound[pod]
+
     def _conflicts(self, pod: str, others: list[str]) -> int:
         """How badly a pod stands beside others: 2 for each shared node, 1 for each shared zone."""
         here = self.places[pod]
@@ -103,17 +135,15 @@ class _Placer:
             holds = self.holds[partition]
             order = self.preference[partition]
             free = [pod for pod in order if pod not in holds]
-            best = min(
-                free, key=lambda pod: (self.load[pod] >= self.bound, self._conflicts(pod, holds), order.index(pod))
-            )
+            best = min(free, key=lambda pod: (self._excess(pod) >= 0, self._conflicts(pod, holds), order.index(pod)))
             self._add(partition, best)
 
     def _level(self) -> None:
-        """Move copies from pods above the bound or far above others, until that ends."""
+        """Move copies from pods above their bound or far above others, until that ends."""
         for _ in range(len(self.current) * self.copies):
-            low = min(self.load.values())
-            for donor in sorted(self.load, key=lambda pod: (-self.load[pod], self.places[pod].name)):
-                if self.load[donor] - low <= 1:
+            low = min(map(self._excess, self.load))
+            for donor in sorted(self.load, key=lambda pod: (-self._excess(pod), self.places[pod].name)):
+                if self._excess(donor) - low <= 1:
                     return
                 if self._give_one(donor):
                     break
@@ -129,11 +159,11 @@ class _Placer:
             leads = self._primary(partition) == donor
             before = self._conflicts(donor, holds)
             for pod in self.places:
-                if pod in holds or self.load[donor] - self.load[pod] <= 1:
+                if pod in holds or self._excess(donor) - self._excess(pod) <= 1:
                     continue
                 rest = [other for other in holds if other != donor]
                 worse = self._conflicts(pod, rest) - before
-                key = (worse, leads, self.load[pod], self.preference[partition].index(pod))
+                key = (worse, leads, self._excess(pod), self.preference[partition].index(pod))
                 if best is None or key < best[0]:
                     best = (key, partition, pod)
         if best is None:

@@ -43,7 +43,8 @@ def targets(view: OperatorView, entries: tuple[Entry, ...]) -> tuple[tuple[str, 
     places = tuple(
         Place(pod.uid, pod.name, pod.zone, pod.node) for pod in sorted(holding_pods(view), key=lambda p: p.uid)
     )
-    return place(places, view.settings.replication_factor, tuple(_holding(entry) for entry in entries))
+    current = tuple(_holding(entry) for entry in entries)
+    return place(places, view.settings.replication_factor, current, view.nodes)
 
 
 def _holding(entry: Entry) -> Holding:
