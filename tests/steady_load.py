@@ -1,7 +1,9 @@
 """Clients of every kind that run without a break through planned changes, and what they saw. Also a program.
 
 `python steady_load.py --plain HOST:PORT --cluster HOST:PORT` runs until its standard input ends, then writes one JSON
-object. It knows nothing of the rest, so that it runs in a pod as well.
+object. Each line of its input is answered with one of JSON: `look` and `next` (what was seen since the last `next`),
+`check` (the keys that are missing), `forgive` (counters begin anew at what is there: a primary was lost).
+It knows nothing of the rest, so that it runs in a pod as well.
 """
 
 from __future__ import annotations
@@ -36,6 +38,14 @@ class Seen:
     longest_s: float = 0.0
     incremented: int = 0
     unknown: int = 0
+    forgiven: bool = False
+    began: float = 0.0
+    """Of the command that is not answered yet (monotonic seconds); 0 for none."""
+
+    def waits_s(self) -> float:
+        """How long it has waited for an answer up to now."""
+        began = self.began
+        return time.monotonic() - began if began else 0.0
 
 
 @dataclass
@@ -50,6 +60,7 @@ class SteadyLoad:
     seen: list[Seen] = field(default_factory=list)
     _threads: list[threading.Thread] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
+    _before: tuple[int, Counter[str], Counter[str]] = (0, Counter(), Counter())
 
     def fill(self) -> None:
         """Write the keys that must all be there in the end."""
@@ -117,6 +128,39 @@ class SteadyLoad:
             "pause_per_client_s": [round(seen.longest_s, 4) for seen in self.seen],
         }
 
+    def since(self, begin_anew: bool) -> dict[str, Any]:
+        """What was seen since it was begun anew. `waits_s` is how long the most patient client waits now."""
+        commands, errors, wrong = self._totals()
+        before = self._before
+        waits = [seen.waits_s() for seen in self.seen]
+        pauses: dict[str, float] = {}
+        for seen, wait_s in zip(self.seen, waits, strict=True):
+            pauses[seen.kind] = round(max(pauses.get(seen.kind, 0.0), seen.longest_s, wait_s), 4)
+        found = {
+            "commands": commands - before[0],
+            "errors": dict(errors - before[1]),
+            "wrong": list((wrong - before[2]).elements())[:20],
+            "longest_pause_s": pauses,
+            "waits_s": round(max(waits), 4),
+        }
+        if begin_anew:
+            self._before = (commands, errors, wrong)
+            for seen in self.seen:
+                seen.longest_s = 0.0
+        return found
+
+    def forgive(self) -> None:
+        """Counters go on from what the next INCR answers."""
+        for seen in self.seen:
+            seen.forgiven = True
+
+    def _totals(self) -> tuple[int, Counter[str], Counter[str]]:
+        errors: Counter[str] = Counter()
+        for seen in self.seen:
+            errors.update(dict(seen.errors))
+        wrong = Counter(text for seen in self.seen for text in tuple(seen.wrong))
+        return sum(seen.commands for seen in self.seen), errors, wrong
+
     def _plain(self, number: int, protocol: int) -> redis.Redis:
         host, port = self.plain[number % len(self.plain)]
         return redis.Redis(host=host, port=port, protocol=protocol, socket_timeout=15, socket_connect_timeout=5)
@@ -129,13 +173,14 @@ class SteadyLoad:
         steps = [self._set_get, self._increment, self._many, self._pipeline]
         turn = 0
         while not self._stop.wait(PAUSE_S):
-            began = time.monotonic()
+            began = seen.began = time.monotonic()
             try:
                 steps[turn % len(steps)](client, number, turn, seen)
                 seen.commands += 1
             except (redis.RedisError, OSError) as error:
                 seen.errors[f"{type(error).__name__}: {error}"[:160]] += 1
             seen.longest_s = max(seen.longest_s, time.monotonic() - began)
+            seen.began = 0.0
             turn += 1
         client.close()
 
@@ -149,6 +194,8 @@ class SteadyLoad:
         value = client.incr(self._counter(number))
         seen.unknown -= 1
         seen.incremented += 1
+        if seen.forgiven:
+            seen.incremented, seen.unknown, seen.forgiven = value, 0, False
         if not seen.unknown and value != seen.incremented:
             seen.wrong.append(f"INCR of client {number} answered {value} instead of {seen.incremented}")
 
@@ -181,7 +228,7 @@ def _address(text: str) -> tuple[str, int]:
 
 
 def main() -> None:
-    """Fill, say so, load until the standard input ends, and write what was seen."""
+    """Fill, say so, load and answer until the standard input ends, and write what was seen."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--plain", type=_address, action="append", required=True)
     parser.add_argument("--cluster", type=_address, required=True)
@@ -193,7 +240,15 @@ def main() -> None:
     load.start()
     sys.stdout.write("running\n")
     sys.stdout.flush()
-    sys.stdin.read()
+    answers: dict[str, Callable[[], Any]] = {
+        "look": lambda: load.since(begin_anew=False),
+        "next": lambda: load.since(begin_anew=True),
+        "check": load.missing,
+        "forgive": load.forgive,
+    }
+    for line in sys.stdin:
+        sys.stdout.write(json.dumps(answers[line.strip()]()) + "\n")
+        sys.stdout.flush()
     load.stop()
     sys.stdout.write(json.dumps(load.result()) + "\n")
 

@@ -97,7 +97,7 @@ class CacheInPods:
         self.cluster = operator.cluster
         self.namespace = operator.watched
         self.name = name
-        self._operator = operator
+        self.operator = operator
         self.host = f"{name}.{self.namespace}.svc.cluster.local"
 
     def kubectl(self, *arguments: str, input_text: str | None = None) -> str:
@@ -147,7 +147,7 @@ class CacheInPods:
             self.kubectl("get", "pods", "-o", "wide"),
             self.kubectl("describe", "cc", self.name),
             self.cluster.kubectl("get", "nodes"),
-            self._log(self._operator.namespace, "app.kubernetes.io/name=cachecluster-operator"),
+            self._log(self.operator.namespace, "app.kubernetes.io/name=cachecluster-operator"),
             self._log(self.namespace, f"cachecluster.io/cluster={self.name}"),
         ]
         return "\n".join(parts)

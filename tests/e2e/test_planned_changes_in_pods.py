@@ -1,0 +1,247 @@
+"""Everything an operations engineer plans, done to pods under load: no client sees an error, and nothing is lost.
+
+CACHECLUSTER_TEST_KEYS (20000) and CACHECLUSTER_TEST_OPERATOR_KILLS (3) make it heavier.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.e2e.cache_in_pods import CacheInPods, Json, Process, processes_of
+from tests.e2e.installed import Release
+from tests.e2e.pod_changes import Changes, ChangeTable, Story
+from tests.e2e.steady_clients import SteadyClients
+from tests.waiting import wait_until
+
+from cachecluster_devcluster import components, image
+from cachecluster_devcluster.cluster import DevCluster
+
+pytestmark = [pytest.mark.t4, pytest.mark.timeout(420)]
+
+KEYS = int(os.environ.get("CACHECLUSTER_TEST_KEYS", "20000"))
+KILLS = int(os.environ.get("CACHECLUSTER_TEST_OPERATOR_KILLS", "3"))
+TABLE = Path(__file__).resolve().parents[2] / "build" / "planned-changes.json"
+NAME = "planned"
+NODES = ("n1", "n2", "n3")
+OTHERS = "cachecluster.io/cluster!=demo"
+"""Other tests count on where the pods of the shared cluster are."""
+SECOND_TAG = "localhost/cachecluster:second"
+MISSING_TAG = "localhost/cachecluster:missing"
+CLUSTER = {
+    "apiVersion": "cachecluster.io/v1alpha1",
+    "kind": "CacheCluster",
+    "metadata": {"name": NAME},
+    "spec": {"nodes": 3, "replicationFactor": 2, "memory": "128Mi", "repair": {"delaySeconds": 5}},
+}
+
+
+@pytest.fixture(scope="module")
+def change_table(say: Callable[[str], None]) -> Iterator[ChangeTable]:
+    """Shown at the end of the session, and left in build/planned-changes.json."""
+    table = ChangeTable()
+    yield table
+    table.write(TABLE)
+    for line in table.lines():
+        say(line)
+
+
+@pytest.fixture(scope="module")
+def running(operator: Release, change_table: ChangeTable) -> Iterator[Changes]:
+    """The cluster, and clients that never pause; in the end their counters are exact."""
+    cache = CacheInPods(operator, NAME)
+    cache.kubectl("apply", "-f", "-", input_text=json.dumps(CLUSTER))
+    try:
+        cache.wait_ready()
+        with Story(cache) as story, SteadyClients(cache, KEYS) as clients:
+            yield Changes(cache, clients, story, change_table)
+        result = clients.result
+        assert (result["missing"], result["counters"]) == (0, []), result
+    finally:
+        cache.kubectl("delete", "cc", NAME, "--ignore-not-found")
+
+
+@pytest.fixture
+def changes(running: Changes) -> Changes:
+    """The same, with nothing left to do."""
+    running.wait_complete(3)
+    return running
+
+
+def test_nodes_are_added_and_removed(changes: Changes) -> None:
+    with changes.phase("kubectl scale 3 -> 5") as phase:
+        changes.scale(5)
+        changes.wait_complete(5)
+    phase.assert_told("ScalingOut", "Complete", events=("ScalingOut", "ScalingCompleted"))
+    with changes.phase("kubectl scale 5 -> 3") as phase:
+        changes.scale(3)
+        changes.wait_complete(3)
+    phase.assert_told("ScalingIn", "Complete", events=("ScalingIn", "PodEmptied", "ScalingCompleted"))
+
+
+def uids(changes: Changes) -> set[str]:
+    """Of the pods that are there."""
+    return {pod["metadata"]["uid"] for pod in changes.cache.view().pods}
+
+
+def test_a_change_of_memory_replaces_every_pod(changes: Changes) -> None:
+    before = uids(changes)
+    memory = changes.cache.get("cc", NAME)["spec"]["memory"]
+    with changes.phase("roll: spec.memory") as phase:
+        changes.patch(memory="160Mi" if memory == "128Mi" else "128Mi")
+        changes.wait_complete()
+    assert not before & uids(changes)
+    phase.assert_told("Rolling", "Complete", events=("RollStarted", "PodReplaced", "RollCompleted"))
+
+
+def test_another_image_replaces_every_pod(changes: Changes) -> None:
+    cluster = changes.cache.cluster
+    for node in NODES:
+        ctr = ("ctr", "--address", components.CONTAINERD_SOCKET, "--namespace", "k8s.io")
+        cluster.node_exec(node, [*ctr, "images", "tag", "--force", image.DEFAULT_TAG, SECOND_TAG])
+    before = uids(changes)
+    with changes.phase("roll: spec.image") as phase:
+        changes.patch(image=SECOND_TAG)
+        changes.wait_complete()
+    assert not before & uids(changes)
+    images = {container["image"] for pod in changes.cache.view().pods for container in pod["spec"]["containers"]}
+    assert images == {SECOND_TAG}
+    phase.assert_told("Rolling", "Complete", events=("RollStarted", "PodReplaced", "RollCompleted"))
+
+
+def test_every_node_is_drained(changes: Changes) -> None:
+    cluster = changes.cache.cluster
+    drain = ("--ignore-daemonsets", "--delete-emptydir-data", "--timeout=120s", f"--pod-selector={OTHERS}")
+    for node in NODES:
+        with changes.phase(f"kubectl drain {node}"):
+            try:
+                cluster.kubectl("drain", node, *drain)
+                left = [pod for pod in changes.cache.view().pods if pod["spec"].get("nodeName") == node]
+                assert not left, left
+            finally:
+                cluster.kubectl("uncordon", node)
+            changes.wait_complete(3)
+
+
+def test_primaries_return_to_a_node_that_was_lost(changes: Changes, faults: DevCluster) -> None:
+    node = node_of_a_pod(changes)
+    with changes.phase(f"{node} killed (not planned)", counted=False):
+        faults.kill(node)
+        changes.wait_told("Ready", "NodesNotReady", 60)
+        changes.wait_answers()
+        changes.clients.ask("forgive")
+    with changes.phase(f"{node} returned, rebalance") as phase:
+        faults.start(node)
+        changes.wait_complete(3)
+    phase.assert_told("Complete")
+
+
+def node_of_a_pod(changes: Changes) -> str:
+    """A node that has one of the cluster's pods, and not the leading operator."""
+    leader = leading_operator(changes)
+    nodes = {pod["spec"]["nodeName"] for pod in changes.cache.view().pods}
+    found: str = min(nodes - {leader["spec"]["nodeName"]})
+    return found
+
+
+def test_a_pause_holds_changes_back_but_not_failover(changes: Changes) -> None:
+    before = uids(changes)
+    memory = changes.cache.get("cc", NAME)["spec"]["memory"]
+    with changes.phase("paused: scale and roll held back"):
+        changes.pause(True)
+        changes.scale(4)
+        changes.patch(memory="192Mi")
+        changes.wait_told("Progressing", "Paused")
+        assert "held back" in changes.cache.view().condition("Paused")["message"]
+    with changes.phase("paused: a primary's redis killed (not planned)", counted=False):
+        view = changes.cache.view()
+        assert view.ring is not None
+        old = view.ring.entries[3].primary
+        assert old is not None
+        engines = [it for it in changes.cache.processes(view.pod(old.pod)) if it.role == "engine" and it.partition == 3]
+        changes.cache.kill(engines)
+        wait_until(lambda: led_by_another(changes, 3, old), 20, "a fail-over while paused")
+        changes.wait_answers()
+        changes.clients.ask("forgive")
+    assert uids(changes) == before
+    with changes.phase("pause ended, changes taken back"):
+        changes.scale(3)
+        changes.patch(memory=memory)
+        changes.pause(False)
+        changes.wait_complete(3)
+    assert uids(changes) == before
+
+
+def led_by_another(changes: Changes, partition: int, copy: object) -> bool:
+    """Whether somebody else leads a partition now."""
+    ring = changes.cache.ring()
+    return ring is not None and ring.entries[partition].primary not in (None, copy)
+
+
+def test_a_roll_to_an_image_that_is_not_there_stops_and_is_mended(changes: Changes) -> None:
+    spec = changes.cache.get("cc", NAME)["spec"]
+    before = uids(changes)
+    with changes.phase("roll to a missing image, set back"):
+        changes.patch(image=MISSING_TAG)
+        wait_until(lambda: "ImagePullBackOff" in message(changes, "Progressing"), 60, "status tells of the image")
+        serving = [uid for uid in before if uid in uids(changes)]
+        assert len(serving) == len(before), "a pod was taken away for one that does not start"
+        changes.patch(image=spec.get("image"))
+        changes.wait_complete(3)
+
+
+def message(changes: Changes, kind: str) -> str:
+    """What a condition says."""
+    text: str = changes.cache.view().condition(kind)["message"]
+    return text
+
+
+def test_a_scale_in_that_does_not_fit_is_refused(changes: Changes) -> None:
+    names = [f"{{fat}}:{number}" for number in range(12)]
+    with changes.phase("a scale-in that does not fit is refused"):
+        for name in names:
+            changes.redis_cli("SETRANGE", name, "999999", "x")
+        before = uids(changes)
+        changes.scale(2)
+        changes.wait_told("UpToDate", "ScaleInRefused")
+        assert uids(changes) == before
+        changes.scale(3)
+        changes.redis_cli("DEL", *names)
+        changes.wait_complete(3)
+    assert uids(changes) == before
+
+
+def leading_operator(changes: Changes) -> Json:
+    """The operator's pod that holds the Lease."""
+    operator = changes.cache.operator
+    system = ("--namespace", operator.namespace)
+    lease = json.loads(operator.cluster.kubectl(*system, "get", "lease", operator.name, "-o", "json"))
+    pods: list[Json] = json.loads(operator.cluster.kubectl(*system, "get", "pods", "-o", "json"))["items"]
+    return next(pod for pod in pods if pod["metadata"]["name"] == lease["spec"]["holderIdentity"])
+
+
+def operator_processes(changes: Changes) -> list[Process]:
+    """Of the operator that leads."""
+    pod = leading_operator(changes)
+    return [process for process in processes_of(changes.cache.cluster, pod) if process.role == "operator"]
+
+
+def test_the_operator_is_killed_at_random_through_a_scale(changes: Changes) -> None:
+    seed = random.randrange(1 << 30)
+    chance = random.Random(seed)
+    left = KILLS
+    with changes.phase(f"scale 3 -> 5 -> 3, operator killed {KILLS} times"):
+        for nodes in (5, 3):
+            changes.scale(nodes)
+            kills = left if nodes == 3 else (left + 1) // 2
+            for _ in range(kills):
+                time.sleep(chance.uniform(0, 8))
+                wait_until(lambda: operator_processes(changes), 60, "somebody leads")
+                changes.cache.kill(operator_processes(changes))
+            left -= kills
+            changes.wait_complete(nodes, 400)
