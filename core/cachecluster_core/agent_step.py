@@ -1,6 +1,6 @@
 """`agent_step`: what an agent does next about the copies of its pod. Pure, level-triggered, callable at any moment.
 
-Implements A0-A6 and the recording part of A7 (docs/protocol.md) for `durability: async`. The shell around it observes,
+Implements A0-A8 (docs/protocol.md); routers do the waiting for acknowledgements of A7. The shell around it observes,
 calls this, and carries the decision out in the order marks, gates, commands; then it observes and calls again. The
 step never assumes that an earlier decision was carried out: it looks at what is. At most one command per copy a step.
 """
@@ -21,6 +21,8 @@ from .agent_view import (
     GateView,
     HandoverMessage,
     HandoverWord,
+    Promise,
+    PromiseAsk,
     Promote,
     Remove,
     Restart,
@@ -32,6 +34,7 @@ from .gate_step import SHUT
 from .handover import has_taken_over, is_sent, is_shutting, primary_step, token_for
 from .hashring import CopyId, Entry, HashRing, State
 from .pod_table import Marks
+from .promises import asks, authority_until, is_promised, may_promise, promise_until
 from .report import CopyReport, Process, Report
 
 __all__ = [
@@ -47,6 +50,8 @@ __all__ = [
     "GateView",
     "HandoverMessage",
     "HandoverWord",
+    "Promise",
+    "PromiseAsk",
     "Promote",
     "Remove",
     "Restart",
@@ -68,6 +73,7 @@ def agent_step(view: AgentView) -> AgentDecision:
     partitions = set(view.copies) | set(view.marks) | set(view.gates)
     if view.map is not None:
         partitions |= {p for p, entry in enumerate(view.map.entries) if view.pod in entry.pods()}
+    partitions |= {p for asked in view.promise_asks.values() for p in asked}
     steps = [_CopyStep(view, partition) for partition in sorted(partitions)]
     for step in steps:
         step.decide()
@@ -79,7 +85,20 @@ def agent_step(view: AgentView) -> AgentDecision:
         messages=tuple(step.message for step in steps if step.message is not None),
         news={step.partition: news for step in steps if (news := step.news()) is not None},
         answers={step.partition: step.word() for step in steps if step.partition in view.asked and step.entry},
+        asks=_asks(steps),
+        promised={
+            pod: frozenset(step.partition for step in steps if pod in step.promised) for pod in view.promise_asks
+        },
     )
+
+
+def _asks(steps: list[_CopyStep]) -> dict[str, dict[int, PromiseAsk]]:
+    """By pod and partition, instead of the other way round."""
+    by_pod: dict[str, dict[int, PromiseAsk]] = {}
+    for step in steps:
+        for pod, ask in step.asks.items():
+            by_pod.setdefault(pod, {})[step.partition] = ask
+    return by_pod
 
 
 def _report(view: AgentView, steps: list[_CopyStep]) -> Report:
@@ -115,6 +134,8 @@ class _CopyStep:
         self.gate_change: GateChange | None = None
         self.command: Command | None = None
         self.message: HandoverMessage | None = None
+        self.asks: dict[str, PromiseAsk] = {}
+        self.promised: set[str] = set()
 
     @property
     def shut(self) -> bool:
@@ -145,23 +166,37 @@ class _CopyStep:
         )
 
     def decide(self) -> None:
-        """Fill `new_marks`, `gate_change` and `command`."""
-        if self.entry is None:
-            return
-        assert self.entry.epoch >= self.marks.seen_epoch, "acted below the floor"
-        self.new_marks = replace(self.marks, seen_epoch=self.entry.epoch)
+        """Fill `new_marks`, `gate_change`, `command`, and what is to be said."""
+        if self.entry is not None:
+            self._obey(self.entry)
+        self._promise()
+
+    def _obey(self, entry: Entry) -> None:
+        """Bring the copy and its gate to what the map says."""
+        assert entry.epoch >= self.marks.seen_epoch, "acted below the floor"
+        self.new_marks = replace(self.marks, seen_epoch=entry.epoch)
         self._recognise_process()
-        if self.new_marks.run_id == self.copy.run_id != "" and self.identity in self.entry.isr:
+        if self.new_marks.run_id == self.copy.run_id != "" and self.identity in entry.isr:
             # The map's word that this term's primary had it in sync, even if its link was never seen up here.
-            self.new_marks = replace(self.new_marks, rank_term=max(self.new_marks.rank_term, self.entry.term))
-        if self.entry.state is State.MOVING:
-            self._hand_over(self.entry)
-        if self._may_open(self.entry):
-            self._open(self.entry)
+            self.new_marks = replace(self.new_marks, rank_term=max(self.new_marks.rank_term, entry.term))
+        if entry.state is State.MOVING:
+            self._hand_over(entry)
+        if self._may_open(entry):
+            self._open(entry)
         else:
             self._shut()
         if not self.copy.busy:
-            self.command = self._command(self.entry)
+            self.command = self._command(entry)
+
+    def _promise(self) -> None:
+        """Answer those who ask not to be superseded while the API server is away (A8)."""
+        serving = not self.shut or (self.gate_change is not None and self.gate_change.gate_epoch != SHUT)
+        for pod, asked in self.view.promise_asks.items():
+            ask = asked.get(self.partition)
+            if ask is not None and may_promise(self.view, self.new_marks, ask, serving):
+                until = promise_until(self.new_marks, ask, self.view.now_ns)
+                self.new_marks = replace(self.new_marks, promised_epoch=ask.epoch, promised_until_ns=until)
+                self.promised.add(pod)
 
     def _recognise_process(self) -> None:
         """A process with a run_id that the marks do not know is a copy without history."""
@@ -222,15 +257,29 @@ class _CopyStep:
 
     def _open(self, entry: Entry) -> None:
         """Open the gate, or keep it open at this epoch and authority; record what the primary requires (A7)."""
-        gate = self.gate
-        deadline = max(gate.deadline_ns, _deadline_ns(self.view))
+        gate, is_open = self.gate, self.gate.gate_epoch != SHUT
         required = self._required(entry)
-        unchanged = required == self.marks.required and gate.gate_epoch != SHUT
+        unchanged = required == self.marks.required and is_open
+        deadline = authority_until(self.view, self.partition, entry, required)
+        if unchanged and gate.gate_epoch == entry.epoch:
+            deadline = max(gate.deadline_ns, deadline)
         self.new_marks = replace(self.new_marks, rank_term=entry.term, required=required, required_epoch=entry.epoch)
+        self._note_confirmation(unchanged)
+        self.asks = asks(self.view, entry, required)
         if unchanged and gate.gate_epoch == entry.epoch and gate.deadline_ns == deadline:
             return
         assert gate.gate_epoch <= entry.epoch, "a gate was open above the map"
         self.gate_change = GateChange(self.partition, entry.epoch, entry.epoch, deadline, not unchanged)
+
+    def _note_confirmation(self, unchanged: bool) -> None:
+        """Since when every router requires this set, and an offset of the primary from after that."""
+        marks = self.new_marks
+        if not unchanged:
+            self.new_marks = replace(marks, required_since_ns=0, required_offset=-1)
+        elif self.gate.confirmed and not marks.required_since_ns:
+            self.new_marks = replace(marks, required_since_ns=self.view.now_ns)
+        elif marks.required_since_ns and marks.required_offset < 0 and self.copy.observed_ns >= marks.required_since_ns:
+            self.new_marks = replace(marks, required_offset=self.copy.offset)
 
     def _required(self, entry: Entry) -> tuple[CopyId, ...]:
         """The map's in-sync set and the learners that have caught up; at the same epoch it only grows, but for
@@ -243,14 +292,15 @@ class _CopyStep:
         return tuple(sorted(set(entry.isr) | ready | already))
 
     def _in_step(self) -> set[CopyId]:
-        """Attached replicas that follow within isr.maxLag.
+        """Attached replicas that follow within isr.maxLag, or, with sync, have everything of two seconds ago.
 
         One that is called online has loaded everything, but the stream begins only with its first acknowledgement, up
         to a second later: until then nothing that is written reaches it. An acknowledged 0 cannot be told from none;
         the primary's ping, every second, makes it grow.
         """
         assert self.view.map is not None
-        floor = self.copy.settled_offset - self.view.map.settings.isr_max_lag_bytes
+        settings = self.view.map.settings
+        floor = self.copy.settled_offset - (0 if settings.sync else settings.isr_max_lag_bytes)
         return {
             replica.copy
             for replica in self.copy.attached
@@ -306,13 +356,18 @@ class _CopyStep:
                     return self._restart(entry, f"left over from before the partition was {entry.state}")
                 return None
             case State.ELECTING:
-                return None if self.copy.source == NOWHERE or self.copy.syncing else Seal(self.partition)
+                settled = self.copy.source == NOWHERE or self.copy.syncing or self._is_promised(entry)
+                return None if settled else Seal(self.partition)
             case State.STABLE | State.MOVING:
                 if self._leads(entry):
                     return Promote(self.partition) if self.copy.source is not None else None
                 if entry.state is State.MOVING:
                     return self._hand_over_or_follow(entry)
                 return self._follow(entry, entry.primary)
+
+    def _is_promised(self, entry: Entry) -> bool:
+        settings = self.view.map.settings if self.view.map is not None else None
+        return is_promised(self.new_marks, entry.epoch, self.view.now_ns, settings)
 
     def _hand_over_or_follow(self, entry: Entry) -> Command | None:
         """The former primary demotes itself and waits; everybody follows whoever serves."""
@@ -389,6 +444,8 @@ class _CopyStep:
             self.entry is not None and self.entry.state is State.ELECTING and self.entry.epoch == marks.seen_epoch
         )
         sealed = electing and self.shut and copy.source == NOWHERE and self.intact and not copy.busy
+        if sealed and self.entry is not None and self._is_promised(self.entry):
+            sealed = False
         confirmed = open_now and gate.confirmed and marks.required_epoch == gate.gate_epoch
         return CopyReport(
             process=copy.process,
@@ -406,13 +463,22 @@ class _CopyStep:
             syncing=copy.syncing,
             lagging=self._lagging() if open_now else (),
             required_epoch=marks.required_epoch if confirmed else 0,
-            required=marks.required if confirmed else (),
+            required=self._held() if confirmed else (),
             taken_over_epoch=marks.taken_over_epoch if self.adopted else 0,
             gave_up_epoch=marks.hand_over.epoch if self.adopted and marks.hand_over.gave_up else 0,
             used_memory=copy.used_memory,
             keys=copy.keys,
             silent_s=copy.silent_s,
         )
+
+    def _held(self) -> tuple[CopyId, ...]:
+        """The required copies; with sync, those that hold everything that was answered before they were required."""
+        if self.view.map is None or not self.view.map.settings.sync:
+            return self.marks.required
+        isr = self.entry.isr if self.entry is not None else ()
+        known = self.marks.required_offset
+        caught_up = {it.copy for it in self.copy.attached if it.online and it.offset >= known >= 0}
+        return tuple(copy for copy in self.marks.required if copy in isr or copy in caught_up)
 
     def _lagging(self) -> tuple[CopyId, ...]:
         """In-sync members that are not attached, or behind by more than isr.maxLag."""

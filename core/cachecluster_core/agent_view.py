@@ -30,6 +30,7 @@ class CopyView:
     `silent_s` counts seconds without an answer; the other fields are then the last known ones. `settled_offset` is the
     own offset as observed at least two seconds ago (0 until then): replicas acknowledge once a second, so only against
     that can an attached replica be called lagging. `replid` names the replication history that the offset counts in.
+    `observed_ns` is when all this was asked for (CLOCK_BOOTTIME).
     `ask_again` says that the link to `source` did not come up at the first try and that it is time to ask anew: the
     engine by itself waits for a second.
     """
@@ -45,6 +46,7 @@ class CopyView:
     attached: tuple[Attached, ...] = ()
     announce: str = ""
     replid: str = ""
+    observed_ns: int = 0
     ask_again: bool = False
     config: tuple[tuple[str, str], ...] = ()
     busy: bool = False
@@ -106,6 +108,22 @@ class TakenOver:
 
 
 @dataclass(frozen=True, slots=True)
+class PromiseAsk:
+    """A request not to let the own copy be sealed above `epoch`, while the asker's authority lasts `authority_s`."""
+
+    epoch: int
+    authority_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """A peer's promise at this epoch. It counts from `asked_at_ns` (CLOCK_BOOTTIME), before the request was sent."""
+
+    epoch: int
+    asked_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class AgentView:
     """Everything an agent knows. Times are nanoseconds of CLOCK_BOOTTIME.
 
@@ -116,6 +134,8 @@ class AgentView:
     `replication_port` is the base: partition p replicates on base + p. By partition: `words` are the last answers to
     own hand-over messages, `asked` the last hand-over messages that came, `taken_over` the last news; all three are
     kept in memory only, and what they say of other epochs is ignored.
+    `read_failing` says that the last quorum read did not succeed; `promises` are by partition and pod what was promised
+    to this agent, `promise_asks` by asking pod and partition what others ask for now.
     """
 
     pod: str
@@ -130,6 +150,9 @@ class AgentView:
     words: Mapping[int, HandoverWord] = field(default_factory=dict)
     asked: Mapping[int, HandoverMessage] = field(default_factory=dict)
     taken_over: Mapping[int, TakenOver] = field(default_factory=dict)
+    read_failing: bool = False
+    promises: Mapping[int, Mapping[str, Promise]] = field(default_factory=dict)
+    promise_asks: Mapping[str, Mapping[int, PromiseAsk]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +233,8 @@ class AgentDecision:
 
     `messages` are to be sent once marks are written, and again until they are answered or no longer here. `news` is
     to be told once to every other agent of the cluster. `answers` is what to answer to hand-over messages by partition.
+    `asks` are the promises to ask for, by pod and partition, again every second while they stand here; `promised` are
+    the partitions of each asking pod that it is promised, once marks are written.
     """
 
     marks: Mapping[int, Marks] = field(default_factory=dict)
@@ -219,3 +244,5 @@ class AgentDecision:
     messages: tuple[HandoverMessage, ...] = ()
     news: Mapping[int, TakenOver] = field(default_factory=dict)
     answers: Mapping[int, HandoverWord] = field(default_factory=dict)
+    asks: Mapping[str, Mapping[int, PromiseAsk]] = field(default_factory=dict)
+    promised: Mapping[str, frozenset[int]] = field(default_factory=dict)

@@ -87,9 +87,18 @@ class Facts:
 
     @property
     def lost_after(self) -> float:
-        """Seconds after which an unreachable copy no longer counts as one that may come back (O4)."""
-        timing = self.view.timing
-        return self.view.settings.lost_after_s * timing.clock_rate + timing.wait_margin
+        """Seconds after which an unreachable copy no longer counts as one that may come back (O4): none of the entry's
+        copies can have authority any more."""
+        return lost_after(self.view, len(self.entry.isr))
+
+
+def lost_after(view: OperatorView, copies: int) -> float:
+    """Seconds after which nobody has authority any more for a partition with so many in-sync copies: a sole one needs
+    no promise, several may have promised each other (A8)."""
+    longest = []
+    for settings in (view.settings, view.map.settings if view.map is not None else view.settings):
+        longest.append(settings.lost_after_s if copies < 2 else max(settings.lost_after_s, settings.outage_s))
+    return max(longest) * view.timing.clock_rate + view.timing.wait_margin
 
 
 def is_dead(facts: Facts, copy: CopyId) -> bool:
@@ -330,8 +339,14 @@ def left(facts: Facts) -> Iterator[tuple[CopyId, str]]:
             continue
         if is_dead(facts, copy):
             yield copy, f"the replica on {pod_name(facts, copy.pod)} ended or began anew"
-        elif facts.passed(facts.view.memory.lagging.get((facts.partition, copy)), facts.view.timing.lag_grace):
+        elif facts.passed(facts.view.memory.lagging.get((facts.partition, copy)), _lag_grace(facts)):
             yield copy, f"the replica on {pod_name(facts, copy.pod)} is not in sync"
+
+
+def _lag_grace(facts: Facts) -> float:
+    """With sync every write waits for a member that lags."""
+    timing = facts.view.timing
+    return timing.lag_grace_sync if facts.view.settings.sync else timing.lag_grace
 
 
 def joined(facts: Facts) -> list[CopyId]:

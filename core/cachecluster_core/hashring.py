@@ -120,6 +120,8 @@ class Settings:
     """What agents and routers must know of the spec. Times are seconds, sizes bytes.
 
     Together with the entries they stand in the map, so that one object, read once, is all an agent needs.
+    `lost_after_s` is how long a sole copy serves without the API server, `outage_s` how long copies that promise each
+    other do; only after these times the operator gives up what it cannot reach.
     `engine_config` holds settings of the engine that are applied live, `maxmemory` (of one copy) among them.
     """
 
@@ -127,6 +129,7 @@ class Settings:
     lost_after_s: float = 60.0
     replication_factor: int = 2
     isr_max_lag_bytes: int = 1 << 20
+    outage_s: float = 900.0
     handover_timeout_s: float = 0.2
     sync: bool = False
     min_in_sync: int = 1
@@ -229,6 +232,7 @@ _SETTING_NAMES = {
     "lost_after_s": "lostAfterSeconds",
     "replication_factor": "replicationFactor",
     "isr_max_lag_bytes": "isrMaxLagBytes",
+    "outage_s": "apiOutageSeconds",
     "handover_timeout_s": "handoverTimeoutSeconds",
     "sync": "sync",
     "min_in_sync": "minInSync",

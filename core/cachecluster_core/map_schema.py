@@ -52,6 +52,9 @@ class SettingsSchema(Part):
     model_config = _KEEP
     authority_seconds: float = Field(description="How long a quorum read lets an agent act on the map.")
     lost_after_seconds: float = Field(description="spec.lostAfterSeconds")
+    api_outage_seconds: float = Field(
+        default=900.0, description="How long copies that can reach each other serve without the API server."
+    )
     replication_factor: int = Field(description="spec.replicationFactor")
     isr_max_lag_bytes: int = Field(description="Lag from which a copy is no longer in sync, in bytes.")
     handover_timeout_seconds: float = Field(

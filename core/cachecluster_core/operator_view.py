@@ -78,6 +78,7 @@ class Timing:
     move_limit: float = 5.0
     balance_delay: float = 10.0
     lag_grace: float = 5.0
+    lag_grace_sync: float = 0.2
     first_choice_wait: float = 5.0
     first_placement_wait: float = 30.0
 

@@ -70,7 +70,9 @@ class Marks:
 
     `seen_epoch` is the floor: nothing below it is ever acted on (A1). `rank_term` is the term of the last primary that
     this copy was, or had its link up with (A4). `born_epoch` is the epoch at which the running process was started,
-    `run_id` its identity. `required` is the set of copies that the primary requires at `required_epoch` (A7).
+    `run_id` its identity. `required` is the set of copies that the primary requires at `required_epoch` (A7); every
+    router had confirmed it at `required_since_ns` (0: not yet), and `required_offset` is the primary's own offset as
+    asked for after that (-1: not yet known): who has acknowledged it holds all that was answered before.
     `hand_over` is the last hand-over that this pod's primary took part in, `taken_over_epoch` the epoch of the last
     token on which a copy here became primary (A6). `promised_epoch` and `promised_until_ns` belong to promises.
     """
@@ -81,6 +83,8 @@ class Marks:
     run_id: str = ""
     required_epoch: int = 0
     required: tuple[CopyId, ...] = field(default=())
+    required_since_ns: int = 0
+    required_offset: int = -1
     promised_epoch: int = 0
     promised_until_ns: int = 0
     hand_over: HandOver = HandOver()

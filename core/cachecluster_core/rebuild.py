@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from .election import lost_after
 from .hashring import CopyId, Entry, State
 from .operator_view import OperatorView, PodView
 from .report import Process
 
 
 def waiting_for(view: OperatorView) -> tuple[str, ...]:
-    """Names of existing pods that must still tell what they have seen, or stay silent for lostAfter * 1.1 + 0.5 s.
+    """Names of existing pods that must still tell what they have seen, or stay silent for so long that they can
+    have no authority any more.
 
     While the map is missing, a report made when its agent still acted on the old one does not count: it comes without
     the entries that the agent took.
     """
-    patience = view.settings.lost_after_s * view.timing.clock_rate + view.timing.wait_margin
+    patience = lost_after(view, view.settings.replication_factor)
     missing = []
     for pod in view.pods:
         agent = view.agents.get(pod.uid, PodView())

@@ -90,6 +90,7 @@ class _Seen:
             world.safe,
             world.tokens,
             world.emptied,
+            world.acked,
         )
         return (world.now, world.version, world.written, *map(self._intern, parts))
 
@@ -131,7 +132,7 @@ def explore(world: p.World, max_states: int) -> Explored:
 
 def recover(world: p.World, rounds: int = 200) -> int:
     """Heal everything, let everybody act in turn, and count the rounds until the partition is whole again."""
-    agents = tuple(replace(agent, cut=False) for agent in world.agents)
+    agents = tuple(replace(agent, cut=False, blind=False) for agent in world.agents)
     world = replace(world, agents=agents, emptied=frozenset())
     for count in range(rounds):
         if is_whole(world):

@@ -21,7 +21,7 @@ from cachecluster_core.report import Process, Report
 
 TICK_NS = 1_000_000_000
 T = TypeVar("T")
-SETTINGS = Settings(authority_s=2.0, lost_after_s=8.0, replication_factor=2)
+SETTINGS = Settings(authority_s=2.0, lost_after_s=8.0, outage_s=12.0, replication_factor=2, sync=True)
 TIMING = o.Timing(seal_wait=1.0, wait_margin=0.5, clock_rate=1.0, repair_delay=4.0, lag_grace=2.0)
 
 
@@ -42,7 +42,8 @@ class Redis:
 
 @dataclass(frozen=True)
 class Agent:
-    """An agent and its pod table. `version` is the map it acts on (-1: none read by this process)."""
+    """An agent and its pod table. `cut`: it reaches nobody; `blind`: it reaches only other agents, neither the API
+    server nor the operator."""
 
     map: HashRing | None = None
     confirmed_at: int = 0
@@ -52,7 +53,9 @@ class Agent:
     word: a.HandoverWord | None = None
     asked: a.HandoverMessage | None = None
     news: a.TakenOver | None = None
+    promises: tuple[tuple[str, a.Promise], ...] = ()
     cut: bool = False
+    blind: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,13 +81,15 @@ class Budget:
     operator_restarts: int = 0
     map_losses: int = 0
     moves: int = 0
+    blinds: int = 0
     horizon: int = 6
 
 
 @dataclass(frozen=True)
 class World:
     """All of it. `safe` are writes that every in-sync copy had at some time, `tokens` all tokens that were ever sent,
-    `emptied` the pods that are to have no primary; `variant` names a deliberate mistake."""
+    `emptied` the pods that are to have no primary, `acked` writes that were answered once every required copy had them
+    (none is lost but by Lost); `variant` names a deliberate mistake."""
 
     redis: tuple[Redis, ...]
     agents: tuple[Agent, ...]
@@ -96,6 +101,7 @@ class World:
     safe: frozenset[int] = frozenset()
     tokens: frozenset[a.HandoverMessage] = frozenset()
     emptied: frozenset[int] = frozenset()
+    acked: frozenset[int] = frozenset()
     budget: Budget = field(default_factory=Budget)
     variant: str = ""
 
@@ -151,6 +157,7 @@ def copy_view(world: World, pod: int) -> a.CopyView:
         settled_offset=1 + len(redis.log),
         attached=attached,
         announce=f"{world.pod(pod)}.r{redis.run}" if redis.announced else "",
+        observed_ns=world.now * TICK_NS,
     )
 
 
@@ -170,6 +177,7 @@ def agent_view(world: World, pod: int) -> a.AgentView:
         words={0: agent.word} if agent.word else {},
         asked={0: agent.asked} if agent.asked else {},
         taken_over={0: agent.news} if agent.news else {},
+        promises={0: dict(agent.promises)},
     )
 
 
@@ -291,7 +299,7 @@ def run_operator(world: World, which: int) -> World:
             operator = replace(operator, map=ring, seen_at=seen_at)
             world = replace(world, map=ring, version=world.version + 1)
             if ring.entries[0].state is State.LOST:
-                world = replace(world, safe=frozenset())
+                world = replace(world, safe=frozenset(), acked=frozenset())
     return replace(world, operators=_swap(world.operators, which, operator))
 
 
@@ -357,6 +365,45 @@ def tell(world: World, pod: int, other: int) -> World | None:
     return replace(world, agents=_swap(world.agents, other, replace(world.agents[other], news=news)))
 
 
+def promise(world: World, pod: int) -> World | None:
+    """This agent cannot read the map and asks all whom it must for promises; None when there is nothing to ask."""
+    view = replace(agent_view(world, pod), read_failing=True)
+    asks = a.agent_step(view).asks
+    if not asks or world.agents[pod].cut:
+        return None
+    given = dict(world.agents[pod].promises)
+    for other, asked in asks.items():
+        index = int(other[3:])
+        if world.agents[index].cut:
+            continue
+        theirs = replace(agent_view(world, index), promise_asks={world.pod(pod): asked})
+        decision = a.agent_step(theirs)
+        marks = decision.marks.get(0, world.agents[index].marks)
+        promised = replace(
+            world.agents[index].marks, promised_epoch=marks.promised_epoch, promised_until_ns=marks.promised_until_ns
+        )
+        world = replace(world, agents=_swap(world.agents, index, replace(world.agents[index], marks=promised)))
+        if 0 in decision.promised[world.pod(pod)]:
+            given[other] = a.Promise(asked[0].epoch, world.now * TICK_NS)
+    asker = replace(world.agents[pod], promises=tuple(sorted(given.items(), key=lambda item: item[0])))
+    return replace(world, agents=_swap(world.agents, pod, asker))
+
+
+def acknowledge(world: World, pod: int) -> World | None:
+    """A router releases replies: to all writes that every required copy has, by name, through an open gate."""
+    agent = world.agents[pod]
+    if not is_open(world, pod) or agent.marks.required_epoch != agent.gate.gate_epoch:
+        return None
+    log = set(world.redis[pod].log)
+    for copy in agent.marks.required:
+        other = world.redis[world.index(copy)]
+        follows = world.index(copy) == pod or (other.linked and other.source == pod and not other.syncing)
+        if not other.up or f"r{other.run}" != copy.run_id or not follows:
+            return None
+        log &= set(other.log)
+    return replace(world, acked=world.acked | log) if not log <= world.acked else None
+
+
 class _Frozen(dict):  # type: ignore[type-arg]
     """A mapping that can stand in a hashable value; nothing changes it."""
 
@@ -416,13 +463,19 @@ def successors(world: World) -> Iterator[tuple[str, World]]:
     budget = world.budget
     for i, redis in enumerate(world.redis):
         agent = world.agents[i]
-        if not agent.cut:
+        if not agent.cut and not agent.blind:
             if agent.map != world.map or agent.confirmed_at != world.now:
                 yield f"read{i}", read_map(world, i)
             for which in range(len(world.operators)):
                 yield f"report{i}->{which}", report(world, i, which)
         yield f"agent{i}", settle(world, i)
         yield from _handovers(world, i)
+        promised = promise(world, i)
+        if promised is not None:
+            yield f"promise{i}", promised
+        acked = acknowledge(world, i)
+        if acked is not None:
+            yield f"ack{i}", acked
         copied = replicate(world, i)
         if copied is not None:
             yield f"replicate{i}", copied
@@ -433,18 +486,21 @@ def successors(world: World) -> Iterator[tuple[str, World]]:
             yield f"kill{i}", replace(killed, budget=replace(budget, kills=budget.kills - 1))
         if budget.agent_restarts:
             half = run_agent(world, i, commands=False)
-            fresh = replace(half.agents[i], map=None, confirmed_at=0, word=None, asked=None, news=None)
+            fresh = replace(half.agents[i], map=None, confirmed_at=0, word=None, asked=None, news=None, promises=())
             spent = replace(budget, agent_restarts=budget.agent_restarts - 1)
             yield f"agent{i} restarts", replace(half, agents=_swap(half.agents, i, fresh), budget=spent)
         if budget.cuts and not agent.cut:
             spent = replace(budget, cuts=budget.cuts - 1)
             yield f"cut{i}", replace(world, agents=_swap(world.agents, i, replace(agent, cut=True)), budget=spent)
-        if agent.cut:
+        if budget.blinds and not agent.blind:
+            spent = replace(budget, blinds=budget.blinds - 1)
+            yield f"blind{i}", replace(world, agents=_swap(world.agents, i, replace(agent, blind=True)), budget=spent)
+        if agent.cut or agent.blind:
             for which, operator in enumerate(world.operators):
                 if i not in operator.suspected and operator.reports[i] is not None:
                     suspect = replace(operator, suspected=operator.suspected | {i})
                     yield f"suspect{i}", replace(world, operators=_swap(world.operators, which, suspect))
-            yield f"heal{i}", replace(world, agents=_swap(world.agents, i, replace(agent, cut=False)))
+            yield f"heal{i}", replace(world, agents=_swap(world.agents, i, replace(agent, cut=False, blind=False)))
     for which, operator in enumerate(world.operators):
         if operator.map != world.map or not operator.known:
             yield f"operator{which} reads", operator_reads(world, which)
@@ -471,6 +527,8 @@ def violation(world: World) -> str | None:
         redis, agent = world.redis[i], world.agents[i]
         if redis.source is None and f"r{redis.run}" == agent.marks.run_id and not world.safe <= set(redis.log):
             return f"a replicated write is missing at the open gate of pod {i}: {world.safe} {redis.log}"
+        if redis.source is None and f"r{redis.run}" == agent.marks.run_id and not world.acked <= set(redis.log):
+            return f"I1: an acknowledged write is missing at the open gate of pod {i}: {world.acked} {redis.log}"
     for token in world.tokens:
         heir = world.index(token.successor)
         agent, former = world.agents[heir], world.redis[world.index(token.primary)]

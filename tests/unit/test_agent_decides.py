@@ -14,7 +14,7 @@ from cachecluster_core.agent_step import (
     Restart,
     agent_step,
 )
-from cachecluster_core.hashring import CopyId, Entry, HashRing, Member, State
+from cachecluster_core.hashring import CopyId, Entry, HashRing, Member, Settings, State
 from cachecluster_core.pod_table import Marks, encode_marks
 from cachecluster_core.report import Process
 
@@ -61,6 +61,23 @@ def test_a_learner_that_starts_anew_again_and_again_does_not_outgrow_the_marks()
     assert marks.required == (HERE, learner)
 
 
+def test_with_sync_a_learner_counts_as_required_once_it_holds_all_that_was_answered_before() -> None:
+    entry = Entry(epoch=5, state=State.STABLE, primary=HERE, isr=(HERE,), learners=("uid-b",), term=5)
+    ring = HashRing("demo", MEMBERS, (entry,), Settings(sync=True), version="7")
+    gates = {0: GateView(5, 1, 10**12, confirmed=True)}
+    marks = Marks(seen_epoch=5, rank_term=5, run_id="ra", required=(HERE, THERE), required_epoch=5)
+    told = []
+    for now, asked_at, acknowledged in ((10, 5, 100), (20, 9, 100), (30, 15, 100), (40, 35, 100), (50, 45, 150)):
+        replica = Attached(THERE, online=True, offset=acknowledged)
+        copy = CopyView(Process.UP, "ra", offset=140, observed_ns=asked_at, attached=(replica,))
+        decision = agent_step(AgentView("uid-a", ring, 1, now, {}, {0: marks}, gates, {0: copy}))
+        marks = decision.marks.get(0, marks)
+        assert decision.report is not None
+        told.append(decision.report.copies[0].required)
+    assert marks.required_since_ns == 10 and marks.required_offset == 140
+    assert told == [(HERE,)] * 4 + [(HERE, THERE)]
+
+
 def test_a_learner_that_has_not_acknowledged_yet_is_not_in_step() -> None:
     entry = Entry(epoch=5, state=State.STABLE, primary=HERE, isr=(HERE,), learners=("uid-b",), term=5)
     ring = HashRing("demo", MEMBERS, (entry,), version="7")
@@ -69,4 +86,5 @@ def test_a_learner_that_has_not_acknowledged_yet_is_not_in_step() -> None:
     for acknowledged, own, joins in ((0, 700, False), (650, 700, True), (0, 0, False)):
         copy = CopyView(Process.UP, "ra", offset=own, attached=(Attached(THERE, online=True, offset=acknowledged),))
         decision = agent_step(AgentView("uid-a", ring, 1, 2, {}, {0: marks}, gates, {0: copy}))
-        assert decision.marks[0].required == (HERE, THERE) if joins else 0 not in decision.marks, (acknowledged, own)
+        required = decision.marks.get(0, marks).required
+        assert required == ((HERE, THERE) if joins else (HERE,)), (acknowledged, own)

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import protocol_world as p
 from modelcheck import Violation, explore, moving, served, walk
 
-from cachecluster_core import agent_step, election, handover, operator_step
+from cachecluster_core import agent_step, election, handover, operator_step, promises
 from cachecluster_core.hashring import Entry, State
 
 pytestmark = [pytest.mark.t0, pytest.mark.timeout(600)]
@@ -42,9 +42,15 @@ SCENARIOS: dict[str, p.World] = {
     "a primary hands over while the operator restarts": moving(2, p.Budget(writes=1, operator_restarts=1, horizon=6)),
     "a primary hands over and back": served(2, p.Budget(writes=1, moves=2, horizon=2)),
     "a primary hands over beside a third copy": moving(3, p.Budget(writes=2, kills=1, horizon=3)),
+    "a primary lives by promises": served(2, p.Budget(writes=1, blinds=1, horizon=6)),
+    "a primary and its replica live by promises": served(2, p.Budget(writes=1, blinds=2, horizon=6)),
+    "a primary lives by promises while agents restart": served(2, p.Budget(blinds=1, agent_restarts=2, horizon=5)),
+    "a replica is killed, leaves and joins again": served(2, p.Budget(writes=2, kills=1, horizon=2)),
     "everything at once": served(
         3,
-        p.Budget(writes=2, kills=2, agent_restarts=1, cuts=1, operator_restarts=1, map_losses=1, moves=2, horizon=8),
+        p.Budget(
+            writes=2, kills=2, agent_restarts=1, cuts=1, operator_restarts=1, map_losses=1, moves=2, blinds=1, horizon=8
+        ),
         operators=2,
     ),
 }
@@ -56,7 +62,9 @@ def test_no_reachable_state_breaks_an_invariant(name: str) -> None:
     assert explore(SCENARIOS[name], BOUND).states > 10
 
 
-FAULTS = p.Budget(writes=6, kills=3, agent_restarts=3, cuts=3, operator_restarts=2, map_losses=1, moves=6, horizon=60)
+FAULTS = p.Budget(
+    writes=6, kills=3, agent_restarts=3, cuts=3, operator_restarts=2, map_losses=1, moves=6, blinds=6, horizon=60
+)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -153,6 +161,34 @@ def test_an_operator_that_names_the_old_primary_without_its_word_is_found(monkey
     assert world.tokens and any(agent.marks.taken_over_epoch for agent in world.agents)
     with pytest.raises(Violation, match="two open gates"):
         explore(world, 200_000)
+
+
+def test_a_copy_that_is_sealed_although_it_has_promised_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_step, "is_promised", lambda *_: False)
+    with pytest.raises(Violation, match="two open gates"):
+        explore(promised_late(), 200_000)
+
+
+def promised_late() -> p.World:
+    """A primary cut off from the API server whose replica promised it a moment before the operator suspects it."""
+    world = served(2, p.Budget(blinds=1, horizon=6))
+    assert world.map is not None
+    entry = world.map.entries[0]
+    assert entry.primary is not None
+    primary = world.index(entry.primary)
+    agents = tuple(replace(agent, blind=i == primary) for i, agent in enumerate(world.agents))
+    world = replace(world, agents=agents, now=1)
+    world = p.settle(p.promise(world, primary) or world, primary)
+    return replace(world, operators=tuple(replace(it, suspected=frozenset({primary})) for it in world.operators))
+
+
+def test_a_set_that_grows_and_keeps_the_authority_of_a_sole_copy_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def as_if_alone(view: agent_step.AgentView, partition: int, entry: Entry, required: object) -> int:
+        return promises.authority_until(view, partition, entry, (entry.primary,) if entry.primary else ())
+
+    monkeypatch.setattr(agent_step, "authority_until", as_if_alone)
+    with pytest.raises(Violation, match="two open gates"):
+        explore(promised_late(), 200_000)
 
 
 def main() -> int:
