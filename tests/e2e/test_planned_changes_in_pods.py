@@ -76,7 +76,7 @@ def changes(running: Changes) -> Changes:
 def test_nodes_are_added_and_removed(changes: Changes) -> None:
     with changes.phase("kubectl scale 3 -> 5") as phase:
         changes.scale(5)
-        changes.wait_complete(5)
+        changes.wait_balanced(5)
     phase.assert_told("ScalingOut", "Complete", events=("ScalingOut", "ScalingCompleted"))
     with changes.phase("kubectl scale 5 -> 3") as phase:
         changes.scale(3)
@@ -137,7 +137,7 @@ def test_primaries_return_to_a_node_that_was_lost(changes: Changes, faults: DevC
         changes.clients.ask("forgive")
     with changes.phase(f"{node} returned, rebalance") as phase:
         faults.start(node)
-        changes.wait_complete(3)
+        changes.wait_balanced(3)
     phase.assert_told("Complete")
 
 
