@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from cachecluster_core.agent_step import NOWHERE
 from cachecluster_core.agent_view import (
@@ -26,6 +27,7 @@ from cachecluster_core.agent_view import (
 from cachecluster_core.report import Process
 
 from .ask_again import AskAgain
+from .clock import boottime_ns
 from .engine_connection import EngineConnection
 from .engine_process import EngineProcess, StartFailed
 from .observation import SECTIONS, STATE_SECTIONS, Observation, parse_info
@@ -56,6 +58,7 @@ class LocalCopy:
         self._config: dict[str, str] = {}
         self._connection: EngineConnection | None = None
         self._observation: Observation | None = None
+        self._observed_ns = 0
         self._offsets = OffsetHistory(self._pace)
         self._again = AskAgain(lambda: self.poll(self._loop.time()))
         self._interval = self._pace.awaiting_first
@@ -99,6 +102,7 @@ class LocalCopy:
             settled_offset=self._offsets.settled(self._loop.time()),
             attached=seen.attached,
             announce=self._announce,
+            observed_ns=self._observed_ns,
             replid=seen.replid,
             ask_again=self._again.due and seen.awaits_link and not self.busy,
             config=tuple(sorted(self._config.items())),
@@ -133,7 +137,7 @@ class LocalCopy:
         if self._state is Process.UP and connection is not None and connection.waiting_since is None:
             self._polls += 1
             future = connection.request([STATE_SECTIONS if self._polls % self._pace.figures_every else SECTIONS])
-            future.add_done_callback(self._polled)
+            future.add_done_callback(partial(self._polled, boottime_ns()))
 
     def hasten(self) -> None:
         """Look again soon: a learner is being filled from here, and how far it is shows only in the primary's INFO."""
@@ -248,15 +252,17 @@ class LocalCopy:
         """Commands and an INFO behind them, so that what they did is known with their answers."""
         if self._connection is None:
             raise ConnectionResetError("no connection to the engine")
+        asked_ns = boottime_ns()
         async with asyncio.timeout(self._pace.command_timeout):
             replies = await self._connection.request([*commands, SECTIONS])
-        self._observe(replies[-1])
+        self._observe(replies[-1], asked_ns)
 
     # The connection
 
     async def _meet(self, connection: EngineConnection) -> None:
         """Learn who answers on a new connection. OSError, ReplyError or ValueError when it does not tell."""
         self._connection = connection
+        asked_ns = boottime_ns()
         async with asyncio.timeout(self._pace.command_timeout):
             server, announce, info = await connection.request(
                 [("INFO", "server"), ("CONFIG", "GET", "replica-announce-ip"), SECTIONS]
@@ -275,7 +281,7 @@ class LocalCopy:
         self._run_id = run_id
         self._announce = announce[1].decode() if isinstance(announce, list) and isinstance(announce[1], bytes) else ""
         self._state = Process.UP
-        self._observe(info)
+        self._observe(info, asked_ns)
 
     async def _connect_or_silent(self) -> None:
         """Connect to a process that may be there. Known as dead when nobody listens, as silent without an answer."""
@@ -337,17 +343,17 @@ class LocalCopy:
 
     # Observing
 
-    def _polled(self, future: asyncio.Future[list[Reply]]) -> None:
+    def _polled(self, asked_ns: int, future: asyncio.Future[list[Reply]]) -> None:
         if future.cancelled() or future.exception() is not None:
             return
-        self._observe(future.result()[0])
+        self._observe(future.result()[0], asked_ns)
 
-    def _observe(self, info: Reply) -> None:
+    def _observe(self, info: Reply, asked_ns: int) -> None:
         if not isinstance(info, bytes):
             raise ValueError(f"not an INFO: {info!r}")
         now = self._loop.time()
         before, seen = self._observation, parse_info(info, self._observation)
-        self._observation = seen
+        self._observation, self._observed_ns = seen, asked_ns
         again = self._again.observed(seen.link_up)
         if before is None or _shape(before) != _shape(seen):
             self._look_soon()

@@ -18,6 +18,7 @@ from cachecluster_core.agent_view import (
     Command,
     CopyView,
     HandoverMessage,
+    PromiseAsk,
     Restart,
     Start,
 )
@@ -35,6 +36,7 @@ from .handover import HandOvers
 from .handover_account import HandOverAccount
 from .map_client import MapRead
 from .peer_agents import PeerAgents
+from .promise_talk import PromiseTalk
 from .remembered import Remembered
 from .router_hub import RouterHub
 from .routes import build_routes, local_partitions, serving_copy
@@ -87,6 +89,7 @@ class AgentLoop:
         self._marks: dict[int, Marks] = {}
         self._gates = Gates()
         self.handovers = HandOvers(identity.pod, peers, self.wake, self._tell_routes, self._look_quickly)
+        self._promises = PromiseTalk(identity.pod, peers, self.wake)
         self._account = HandOverAccount(identity.pod, metrics)
         self._copies: dict[int, LocalCopy] = {}
         self._processes: dict[int, Process] = {}
@@ -94,6 +97,9 @@ class AgentLoop:
         self._filling: tuple[int, ...] = ()
         self._sent_ns = 0
         self._margin_s = 0.0
+        self._read_failing = False
+        self._promise_asks: dict[str, Mapping[int, PromiseAsk]] = {}
+        self._promised: Mapping[str, frozenset[int]] = {}
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.stepped_at = self._loop.time()
@@ -108,6 +114,7 @@ class AgentLoop:
         header = read_header(self._table_path)
         if header is not None:
             self._open_table(header[0])
+        self._tell_routes()
         found = self._supervisor.partitions()
         adopted = (self._copy(p).attach(self._marks.get(p, Marks()).run_id) for p in found)
         await asyncio.gather(*adopted)
@@ -133,7 +140,10 @@ class AgentLoop:
         self.wake()
 
     def read_attempted(self, seconds: float, succeeded: bool) -> None:
-        """For the metrics."""
+        """A quorum read ended. At the first failure others are asked for promises."""
+        if self._read_failing == succeeded:
+            self._read_failing = not succeeded
+            self.wake()
         self._metrics.quorum_read(seconds, succeeded, self._margin_s)
 
     @property
@@ -194,12 +204,24 @@ class AgentLoop:
                 next_tick = (now // tick + 1) * tick
                 await asyncio.sleep(0)
 
+    def promise(self, asker: str, asks: Mapping[int, PromiseAsk]) -> frozenset[int]:
+        """Another agent asks for promises: the partitions for which they are given, and written down."""
+        if self._table is None:
+            return frozenset()
+        self._promise_asks = {asker: asks}
+        try:
+            self.step()
+            return self._promised.get(asker, frozenset())
+        finally:
+            self._promise_asks = {}
+
     def step(self) -> None:
         """Decide once and carry it out."""
         view = self._view()
         self._count_deaths(view.copies)
         decision = agent_step(view)
         self._carry_out(decision)
+        self._promised = decision.promised
         self.stepped_at = self._loop.time()
         if decision.report is not None:
             self.report = replace(
@@ -217,6 +239,7 @@ class AgentLoop:
 
     async def close(self) -> None:
         """Let go of everything without touching it."""
+        await self._promises.close()
         await self.handovers.close()
         for copy in self._copies.values():
             await copy.close()
@@ -237,6 +260,9 @@ class AgentLoop:
             words=self.handovers.words,
             asked=self.handovers.asked,
             taken_over=self.handovers.taken_over,
+            read_failing=self._read_failing,
+            promises=self._promises.promises,
+            promise_asks=self._promise_asks,
         )
 
     def _carry_out(self, decision: AgentDecision) -> None:
@@ -250,6 +276,7 @@ class AgentLoop:
         self._gates.change(decision.gates)
         self._gates.be_patient(_shutting(self._marks))
         self.handovers.carry_out(decision)
+        self._promises.carry_out(decision.asks, self._ring)
         self._account.settle(self._ring, self.handovers.taken_over, boottime_ns())
         for command in decision.commands:
             self._execute(command)
@@ -311,14 +338,13 @@ class AgentLoop:
         self._gates.use_table(self._table, _shutting(self._marks))
 
     def _tell_routes(self) -> None:
-        if self._ring is None or self._hub is None:
+        ring = self._ring if self._sent_ns else self._remembered.ring
+        if ring is None or self._hub is None:
             return
         version = next((copy.version for copy in self._copies.values() if copy.version), "")
         pod = self._identity.pod
-        sockets = {p: str(self._engine.files.socket(p)) for p in local_partitions(self._ring, pod)}
-        self._hub.set_routes(
-            build_routes(self._ring, pod, self._cluster_port, sockets, version, self.handovers.taken_over)
-        )
+        sockets = {p: str(self._engine.files.socket(p)) for p in local_partitions(ring, pod)}
+        self._hub.set_routes(build_routes(ring, pod, self._cluster_port, sockets, version, self.handovers.taken_over))
 
 
 def _filled_from(ring: HashRing | None, pod: str) -> tuple[int, ...]:

@@ -18,21 +18,24 @@ log = logging.getLogger(__name__)
 
 
 class Remembered:
-    """What stands in the file, kept in memory too."""
+    """What stands in the file, kept in memory too. `ring` is the map that an earlier agent read last: routers may look
+    for partitions where it says, as long as this one has not read any."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._version = ""
         self.taken: dict[int, Entry] = {}
+        self.ring: HashRing | None = None
 
     def load(self) -> None:
         """Read what an earlier agent left; a file that makes no sense counts as none."""
         try:
             data = json.loads(self._path.read_text(encoding="utf-8"))
             self.taken = {int(partition): entry_from_json(entry) for partition, entry in data["taken"].items()}
+            self.ring = HashRing.from_object(data["map"])
         except FileNotFoundError:
             return
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
             log.warning("%s is of no use: %r", self._path, error)
 
     def take(self, ring: HashRing) -> None:

@@ -23,6 +23,7 @@ from .handover_messages import message_from_json, news_from_json, word_to_json
 from .loop import AgentLoop
 from .map_client import MapClient
 from .probe import Target, probe
+from .promise_talk import PROMISE_PATH, asks_from_json
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class AgentServer:
         self.app.router.add_get("/v1/gates", self._gates)
         self.app.router.add_post(HANDOVER_PATH, self._handover)
         self.app.router.add_post(TAKEN_OVER_PATH, self._taken_over)
+        self.app.router.add_post(PROMISE_PATH, self._promise)
         self.app.on_shutdown.append(self._close_streams)
 
     def publish(self, report: Report) -> None:
@@ -99,6 +101,16 @@ class AgentServer:
                 self._maps.read_now()
             self._loop.handovers.take_news(partition, one)
         return web.json_response({})
+
+    async def _promise(self, request: web.Request) -> web.Response:
+        """An agent that cannot read the map asks that copies here be sealed at no higher epoch for a while."""
+        try:
+            asker, asked, asks = asks_from_json(json.loads(await request.read()))
+        except ValueError as error:
+            return _error(HTTPStatus.BAD_REQUEST, str(error))
+        if asked != self._pod:
+            return _error(HTTPStatus.CONFLICT, f"this is pod {self._pod}, not {asked}", uid=self._pod)
+        return web.json_response({"promised": sorted(self._loop.promise(asker, asks))})
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         if len(self._streams) >= MAX_STREAMS:

@@ -1,0 +1,72 @@
+"""The API server and the operator are away: data is served all the time, in the hands of the agents alone."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+from tests.datapath import keys_by_partition, plain_client
+from tests.gate_watch import GateWatch
+from tests.local_names import CLUSTER, PLAIN, service_names
+from tests.local_process import LocalProcess
+from tests.steady_load import SteadyLoad
+from tests.unit.conftest import LocalFactory
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.t1, pytest.mark.timeout(300)]
+
+OUTAGE_S = 15.0
+"""Five times as long as a quorum read gives authority."""
+
+
+@pytest.fixture(scope="module", params=["valkey", "redis"])
+def local(request: pytest.FixtureRequest, local_cluster: LocalFactory) -> Iterator[LocalProcess]:
+    local = local_cluster("--repair-delay", "5", engine=request.param)
+    try:
+        yield local
+    finally:
+        local.signal([local.process.pid], signal.SIGCONT)
+
+
+def test_nothing_is_noticed_of_an_outage(local: LocalProcess) -> None:
+    local.wait_whole()
+    with service_names(local), GateWatch(local.directory / "state.json") as watch:
+        load = SteadyLoad(((PLAIN, 6379),), (CLUSTER, 7379))
+        load.fill()
+        load.start()
+        local.signal([local.process.pid], signal.SIGSTOP)
+        try:
+            time.sleep(OUTAGE_S)  # the length of the outage is the test
+        finally:
+            local.signal([local.process.pid], signal.SIGCONT)
+        local.wait_whole()
+        load.stop()
+        result = load.result()
+    print(f"\n{local.engine}: {result['commands']} commands, longest pauses {result['longest_pause_s']}")  # noqa: T201
+    assert (result["errors"], result["wrong"], result["counters"], result["missing"]) == ({}, [], [], 0)
+    assert min(watch.result["samples"].values()) > 0
+
+
+def test_partitions_of_an_engine_that_dies_in_an_outage_wait_and_the_others_do_not(local: LocalProcess) -> None:
+    local.wait_whole()
+    ring, keys = local.ring(), keys_by_partition("outage", 16)
+    assert ring is not None and ring.entries[3].primary is not None
+    pod = ring.entries[3].primary.pod
+    engine = local.node(pod)["pids"]["engines"]["3"]
+    address = local.endpoints().plain[0]
+    local.signal([local.process.pid], signal.SIGSTOP)
+    try:
+        local.signal([engine])
+        until = time.monotonic() + 8.0
+        with plain_client(address) as client:
+            while time.monotonic() < until:
+                for partition, key in enumerate(keys):
+                    if partition != 3:
+                        assert client.set(key, partition)
+    finally:
+        local.signal([local.process.pid], signal.SIGCONT)
+    local.wait_whole()
+    with plain_client(address) as client:
+        wait_until(lambda: bool(client.set(keys[3], 3)), 20, "the partition is back")
