@@ -20,11 +20,19 @@ def holding_pods(view: OperatorView) -> tuple[Pod, ...]:
     One that this operator has not heard of yet counts if it has copies: an operator that starts must not take pods
     that have had no time to report for pods without copies.
     """
-    named = {uid for entry in view.map.entries for uid in entry.pods()} if view.map is not None else frozenset()
     leaving = leaving_pods(view.map)
-    usable = (
-        pod for pod in view.pods if pod.host and not pod.terminating and not pod.failed and pod.uid not in leaving
-    )
+    return tuple(pod for pod in _alive(view) if pod.uid not in leaving)
+
+
+def keeping_pods(view: OperatorView) -> frozenset[str]:
+    """The same and those that are leaving: their copies are not missing as long as they are there. What replaces a pod
+    may take its time, and may never come, as with an image that cannot be pulled."""
+    return frozenset(pod.uid for pod in _alive(view))
+
+
+def _alive(view: OperatorView) -> tuple[Pod, ...]:
+    named = {uid for entry in view.map.entries for uid in entry.pods()} if view.map is not None else frozenset()
+    usable = (pod for pod in view.pods if pod.host and not pod.terminating and not pod.failed)
     return tuple(pod for pod in usable if _counts(view, pod, pod.uid in named))
 
 
@@ -64,6 +72,7 @@ def repair(view: OperatorView, entries: tuple[Entry, ...], wanted: tuple[tuple[s
     are the `targets`."""
     whole = complete(view)
     present = frozenset(pod.uid for pod in holding_pods(view))
+    keeping, factor = keeping_pods(view), min(view.settings.replication_factor, len(present))
     result = list(entries)
     syncs = _Syncs(view, entries)
     for partition, entry in enumerate(entries):
@@ -71,7 +80,9 @@ def repair(view: OperatorView, entries: tuple[Entry, ...], wanted: tuple[tuple[s
             if whole or entry.state is State.LOST or _all_pods_had_time(view, partition):
                 result[partition] = _first_learners(entry, wanted[partition], present)
         elif entry.state is State.STABLE:
-            result[partition] = _repair_one(view, partition, entry, wanted[partition], present, whole, syncs)
+            short = len(entry.pods() & keeping) < factor
+            fill = whole or (short and _waited(view, view.memory.short.get(partition)))
+            result[partition] = _repair_one(view, entry, wanted[partition], present, fill, syncs)
     return tuple(result)
 
 
@@ -113,22 +124,19 @@ class _Syncs:
 
 def _repair_one(
     view: OperatorView,
-    partition: int,
     entry: Entry,
     wanted: tuple[str, ...],
     present: frozenset[str],
-    whole: bool,
+    fill: bool,
     syncs: _Syncs,
 ) -> Entry:
-    """One change at most: first what is gone, then what is missing, then what is too much."""
-    factor = view.settings.replication_factor
+    """One change at most: first what is gone, then (`fill`) what is missing, then what is too much."""
     gone = [pod for pod in entry.learners if pod not in present]
     if gone:
         return replace(entry, learners=tuple(pod for pod in entry.learners if pod not in gone))
     have = entry.pods()
     missing = [pod for pod in wanted if pod not in have]
-    short = len(have & present) < min(factor, len(present))
-    if missing and (whole or (short and _waited(view, view.memory.short.get(partition)))):
+    if missing and fill:
         reporting = [pod for pod in missing if view.agents.get(pod, PodView()).reporting]
         for pod in reporting:
             if syncs.start(pod):
@@ -156,8 +164,8 @@ def short_partitions(view: OperatorView) -> frozenset[int]:
     """Partitions that have fewer copies on existing pods than asked for."""
     if view.map is None:
         return frozenset()
-    present = {pod.uid for pod in holding_pods(view)}
+    keeping = keeping_pods(view)
     factor = view.settings.replication_factor
     return frozenset(
-        partition for partition, entry in enumerate(view.map.entries) if len(entry.pods() & present) < factor
+        partition for partition, entry in enumerate(view.map.entries) if len(entry.pods() & keeping) < factor
     )

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from cachecluster_core.hashring import CopyId, Entry, HashRing, Member, Settings, State
-from cachecluster_core.operator_step import operator_step
-from cachecluster_core.operator_view import CreatePod, DeletePod, OperatorView, Pod, PodView, Suspicion
+from cachecluster_core.operator_step import operator_step, remember
+from cachecluster_core.operator_view import CreatePod, DeletePod, Memory, OperatorView, Pod, PodView, Suspicion
 from cachecluster_core.report import CopyReport, Process, Report
 
 pytestmark = pytest.mark.t0
@@ -68,6 +68,24 @@ def test_a_pod_that_never_came_up_is_replaced_as_soon_as_its_template_is_mended(
 def test_a_pod_too_many_that_never_came_up_goes_although_others_are_missing_too() -> None:
     pending = [Pod(f"uid-{n}", f"demo-{n}") for n in (3, 4)]
     assert leaving(view([PODS[0], *pending], nodes=2)) == {"uid-4"}
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_pod_keeps_its_copies_until_its_replacement_is_there_unless_it_is_lost(lost: bool) -> None:
+    third = Pod("uid-2", "demo-2", "10.0.0.2", node="n2", ready=True)
+    seen = view([*PODS, third, PENDING])
+    assert seen.map is not None
+    silent = PodView(None, None, Suspicion.CONFIRMED, 0.0)
+    agents = {**seen.agents, third.uid: replace(_agent(third.uid), report=Report(third.uid, "i", "7", 3.0))}
+    agents |= {PODS[1].uid: silent} if lost else {}
+    members = tuple((uid, replace(m, leaving=uid == PODS[1].uid)) for uid, m in seen.map.members)
+    ring = replace(seen.map, members=members)
+    seen = replace(seen, map=ring, agents=agents, memory=Memory(short={0: 0.0}))
+    after = operator_step(seen).map
+    learners = after.entries[0].learners if after is not None else ()
+    assert learners == ((third.uid,) if lost else ())
+    assert bool(remember(seen).short) == lost
+    assert not any(isinstance(action, DeletePod) for action in operator_step(seen).pod_actions)
 
 
 def test_a_pod_that_reports_or_has_copies_waits_for_its_turn() -> None:
