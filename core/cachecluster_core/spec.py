@@ -18,7 +18,20 @@ from .operator_view import Timing
 from .pod_resources import ContainerAmounts, pod_resources, resource_problems
 from .quantity import format_bytes, parse_bytes
 from .sizing import MIN_SHARE, SYNCS_PER_POD, Sizing, copies_per_node, size_copies
-from .spec_parts import Bytes, Fencing, LabelValue, Part, Placement, Repair, Resources, Router, Toleration, rule, rules
+from .spec_parts import (
+    Bytes,
+    Fencing,
+    LabelValue,
+    Part,
+    Placement,
+    Repair,
+    Resources,
+    Router,
+    Sync,
+    Toleration,
+    rule,
+    rules,
+)
 
 RESERVED_LABELS = ("app.kubernetes.io/", "cachecluster.io/")
 RESERVED_ANNOTATIONS = ("cachecluster.io/",)
@@ -71,6 +84,16 @@ SPEC_RULES = (
         " partitions * replicationFactor / nodes",
         ".memory",
     ),
+    rule(
+        "!has(self.minInSync) || self.minInSync <= self.replicationFactor",
+        "spec.minInSync must be at most spec.replicationFactor",
+        ".minInSync",
+    ),
+    rule(
+        "self.reads != 'committed' || self.durability == 'sync'",
+        "spec.reads: committed is for durability: sync only",
+        ".reads",
+    ),
 )
 
 
@@ -102,11 +125,26 @@ class CacheClusterSpec(Part):
         " of two up to 512, and the most nodes that the cluster can ever have. Immutable.",
         json_schema_extra=rules(rule("self == oldSelf", "spec.partitions is immutable: make a new cluster instead")),
     )
-    durability: Literal["async"] = Field(
+    durability: Literal["async", "sync"] = Field(
         default="async",
         description="async: a write is answered when the primary has it; writes that were not yet replicated are lost"
-        " when the primary fails without warning.",
+        " when the primary fails without warning. sync: it is answered when every in-sync copy has it, and is lost only"
+        " with all of them. Applied live.",
     )
+    min_in_sync: int | None = Field(
+        default=None,
+        ge=1,
+        le=5,
+        description="With durability: sync, copies, the primary included, that must be in sync, or writes are refused"
+        " with NOREPLICAS. At most replicationFactor. When unset, 1 with replicationFactor 1 or 2, otherwise 2. Applied"
+        " live.",
+    )
+    reads: Literal["primary", "committed"] = Field(
+        default="primary",
+        description="primary: a read tells what the primary has. committed (with durability: sync only): it is answered"
+        " when every in-sync copy has what it tells. Applied live.",
+    )
+    sync: Sync = Field(default_factory=Sync, description="What durability: sync waits for.")
     eviction: Eviction = Field(
         default="allkeys-lru", description="What the engine does when a copy is full. Applied live."
     )
@@ -177,6 +215,11 @@ class CacheClusterSpec(Part):
         """`memory` in bytes."""
         return parse_bytes(self.memory)
 
+    @property
+    def least_in_sync(self) -> int:
+        """`min_in_sync`, or what it is when unset."""
+        return self.min_in_sync or (1 if self.replication_factor <= 2 else 2)
+
     def sizing(self) -> Sizing:
         """What a copy and the cluster may hold, with all `nodes` there."""
         return size_copies(self.memory_bytes, self.partitions, self.replication_factor, self.nodes)
@@ -231,6 +274,10 @@ def spec_problems(spec: CacheClusterSpec) -> tuple[Problem, ...]:
         problems |= resource_problems(
             spec.memory_bytes, spec.partitions, spec.replication_factor, spec.router, spec.resources
         )
+    if spec.min_in_sync is not None and spec.min_in_sync > spec.replication_factor:
+        problems["minInSync"] = "must be at most replicationFactor"
+    if spec.reads == "committed" and spec.durability != "sync":
+        problems["reads"] = "committed is for durability: sync only"
     for name, given, reserved in (
         ("podLabels", spec.pod_labels, RESERVED_LABELS),
         ("podAnnotations", spec.pod_annotations, RESERVED_ANNOTATIONS),
@@ -282,6 +329,10 @@ def settings_of(spec: CacheClusterSpec, memory: int | None = None, nodes: int | 
     return Settings(
         lost_after_s=float(spec.lost_after_seconds),
         replication_factor=spec.replication_factor,
+        sync=spec.durability == "sync",
+        min_in_sync=spec.least_in_sync,
+        ack_timeout_s=float(spec.sync.ack_timeout_seconds),
+        committed_reads=spec.reads == "committed",
         max_clients=spec.router.max_clients,
         router_workers=spec.router.workers,
         maxmemory_cluster=size.usable,

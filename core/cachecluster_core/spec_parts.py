@@ -99,6 +99,18 @@ class Fencing(Part):
     )
 
 
+class Sync(Part):
+    """What `durability: sync` waits for."""
+
+    ack_timeout_seconds: int = Field(
+        default=3,
+        ge=1,
+        le=60,
+        description="Seconds that a write waits for every in-sync copy to have it; then it is answered INDETERMINATE:"
+        " it was applied, and may be lost with the primary.",
+    )
+
+
 Spreading = Literal["prefer", "require"]
 
 

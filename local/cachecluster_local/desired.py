@@ -16,6 +16,8 @@ def spec_of(plan: Plan, nodes: int) -> CacheClusterSpec:
             "replicationFactor": plan.replication_factor,
             "memory": plan.memory,
             "engine": plan.engine,
+            "durability": plan.durability,
+            "minInSync": plan.min_in_sync,
             "router": {"workers": plan.router_workers},
             "repair": {"delaySeconds": plan.repair_delay_s},
             "lostAfterSeconds": plan.lost_after_s,

@@ -55,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--memory", default="256Mi", help="data that a node may hold, replicas included (default 256Mi)")
     add("--port", type=int, default=6379, help="port for any client (default 6379)")
     add("--engine", choices=ENGINES, default="valkey", help="the engine (default valkey)")
-    add("--durability", choices=("async", "sync"), default="async", help="async; sync is not served yet")
+    durability = "sync: a write is answered when every in-sync copy has it (default async)"
+    add("--durability", choices=("async", "sync"), default="async", help=durability)
+    add("--min-in-sync", type=int, help="copies without which sync refuses writes (default 1, or 2 with three copies)")
     add("--router-workers", type=int, default=1, help="router processes of a node (default 1)")
     add("--state-file", type=Path, help="write addresses and process ids there as JSON, once ready, kept current")
     add("--first-address", default="127.0.0.1", help="address of node 0 (default 127.0.0.1)")
@@ -97,6 +99,8 @@ def parse_plan(arguments: Sequence[str]) -> tuple[Plan, CacheClusterSpec, bool]:
             state_file=flags.state_file.resolve() if flags.state_file else None,
             repair_delay_s=flags.repair_delay,
             lost_after_s=flags.lost_after,
+            durability=flags.durability,
+            min_in_sync=flags.min_in_sync,
         )
         return plan, spec_of(plan, plan.nodes), flags.verbose
     except (ValueError, OSError, Missing) as error:
@@ -115,8 +119,6 @@ def _check_length(state_dir: Path) -> None:
 
 def _reject_reason(flags: argparse.Namespace) -> str | None:
     """What is wrong with flags that the spec of a CacheCluster says nothing about."""
-    if flags.durability == "sync":
-        return "--durability: sync is not served by this version, only async is"
     if not 1 <= flags.nodes <= MAX_NODES:
         return f"--nodes: {flags.nodes} is not between 1 and {MAX_NODES}"
     if not 1 <= flags.port <= 65535 - CLUSTER_PORT_OFFSET:

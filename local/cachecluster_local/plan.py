@@ -34,6 +34,8 @@ class Plan:
     state_file: Path | None
     repair_delay_s: int
     lost_after_s: int
+    durability: str = "async"
+    min_in_sync: int | None = None
     name: str = "local"
 
     @property

@@ -5,7 +5,7 @@ Nothing is measured here. A page is made when it is asked for, from plain values
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -217,7 +217,16 @@ class _Page(Collector):
             "worker",
         )
         yield self._partition_requests(routers)
-        yield self._latency(routers)
+        yield self._durations(
+            "cachecluster_router_request_seconds",
+            "Time from reading a request to its reply, of a sample of the requests.",
+            {worker: counters.get("latency", {}).get("buckets", ()) for worker, counters in routers.items()},
+        )
+        yield self._durations(
+            "cachecluster_router_held_seconds",
+            "How long replies waited for acknowledgements (durability: sync).",
+            {worker: counters.get("heldFor", ()) for worker, counters in routers.items()},
+        )
 
     def _partition_requests(self, routers: Mapping[str, Mapping[str, Any]]) -> Metric:
         total: dict[int, int] = {}
@@ -231,14 +240,9 @@ class _Page(Collector):
             "partition",
         )
 
-    def _latency(self, routers: Mapping[str, Mapping[str, Any]]) -> Metric:
-        family = HistogramMetricFamily(
-            "cachecluster_router_request_seconds",
-            "Time from reading a request to its reply, of a sample of the requests.",
-            labels=[*IDENTITY, "worker"],
-        )
-        for worker, counters in routers.items():
-            counts = counters.get("latency", {}).get("buckets", ())
+    def _durations(self, name: str, text: str, by_worker: Mapping[str, Sequence[int]]) -> Metric:
+        family = HistogramMetricFamily(name, text, labels=[*IDENTITY, "worker"])
+        for worker, counts in by_worker.items():
             if counts:
                 family.add_metric([*self._identity, worker], _cumulated(counts), sum_value=None)
         return family
@@ -275,6 +279,7 @@ _ROUTER_GAUGES = (
     ("peers", "peers", "Connected peer routers."),
     ("parked_commands", "parked", "Commands that wait for a partition without an open gate."),
     ("parked_bytes", "parkedBytes", "Bytes of those commands."),
+    ("held_replies", "held", "Replies that wait until every required copy has acknowledged what they tell."),
 )
 
 _ROUTER_COUNTERS = (
@@ -284,6 +289,7 @@ _ROUTER_COUNTERS = (
     ("sent_bytes", "bytesOut", "Bytes written to clients, peers and engines."),
     ("parked", "parkedTotal", "Commands that ever had to wait."),
     ("retried", "retried", "Reads that were sent again after a connection was lost."),
+    ("commits", "commits", "Rounds that asked an engine what its replicas have acknowledged."),
 )
 
 _ROUTER_COUNTERS_BY = (

@@ -39,7 +39,7 @@ CLUSTER_PORT = 7379
 LONG_NS = 3600 * 10**9
 ACL = (
     "user default on nopass ~* &* +@all\n"
-    f"user gate on >{GATE_PASSWORD} ~* &* +@all -@admin -@dangerous +sort +sort_ro +restore\n"
+    f"user gate on >{GATE_PASSWORD} ~* &* +@all -@admin -@dangerous +sort +sort_ro +restore +role\n"
 )
 
 
@@ -116,6 +116,12 @@ class GateState:
     gate_epoch: int = 0
     deadline_ns: int = 0
     generation: int = 0
+    required: list[str] | None = None
+
+    def notice(self, partition: int) -> list[Any]:
+        """What routers are told of it."""
+        more = {} if self.required is None else {"required": self.required}
+        return [partition, self.generation, more]
 
 
 class FakeAgent:
@@ -161,7 +167,7 @@ class FakeAgent:
                 if "register" in message:
                     self.registered += 1
                     self._to(writer, {"routes": self.routes})
-                    self._to(writer, {"gates": [[p, gate.generation] for p, gate in enumerate(self.gates)]})
+                    self._to(writer, {"gates": [gate.notice(p) for p, gate in enumerate(self.gates)]})
                 elif "confirm" in message:
                     self.confirms += [(partition, generation) for partition, generation in message["confirm"]]
                 else:
@@ -204,8 +210,13 @@ class FakeAgent:
             gate.deadline_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + lasts_ns
         self.write_gate(partition)
         if tell:
-            self.tell({"gates": [[partition, gate.generation]]})
+            self.tell({"gates": [gate.notice(partition)]})
         return gate.generation
+
+    def require(self, partition: int, *copies: str) -> int:
+        """These copies are required from the next generation on; returns it."""
+        self.gates[partition].required = list(copies)
+        return self.set_gate(partition, epoch=self.gates[partition].gate_epoch)
 
     def set_deadline(self, partition: int, lasts_ns: int) -> None:
         """Change how long authority lasts, without a generation: as every quorum read does."""
@@ -333,6 +344,11 @@ class Cluster:
         self._version += 1
         for pod in self.pods:
             pod.agent.use_routes(self.routes_for(pod))
+
+    def change_settings(self, **settings: Any) -> None:
+        """Tell every agent's routers other settings."""
+        self._settings |= settings
+        self.publish()
 
     def pod_of(self, partition: int) -> Pod:
         return next(pod for pod in self.pods if pod.uid == self.primaries[partition])

@@ -279,12 +279,12 @@ class Hub:
 
 def test_routers_are_patient_exactly_while_a_gate_is_shut_for_a_hand_over(tmp_path: Any) -> None:
     table, hub, gates = PodTable.open(tmp_path / "t", 2, "b" * 36), Hub(), Gates()
-    gates.use_table(table, frozenset())
+    gates.use_table(table, {}, frozenset())
     gates.use_hub(hub)  # type: ignore[arg-type]
     gates.change([GateChange(0, 3, 3, 9, True), GateChange(1, 3, 3, 9, True)])
     gates.change([GateChange(0, 4, 0, 9, True, patient=True), GateChange(1, 4, 0, 9, True)])
-    assert hub.said == [[(0, 1), (1, 1)], [(0, 2, "patient"), (1, 2)]]
-    assert gates.notices() == [(0, 2, "patient"), (1, 2)]
+    assert hub.said == [[(0, 1), (1, 1)], [(0, 2, {"patient": True}), (1, 2)]]
+    assert gates.notices() == [(0, 2, {"patient": True}), (1, 2)]
     gates.be_patient(frozenset({0}))
     assert len(hub.said) == 2
     gates.be_patient(frozenset())
@@ -293,7 +293,22 @@ def test_routers_are_patient_exactly_while_a_gate_is_shut_for_a_hand_over(tmp_pa
     gates.change([GateChange(0, 5, 0, 9, True, patient=True)])
     gates.change([GateChange(0, 5, 5, 9, True)])
     gates.be_patient(frozenset())
-    assert hub.said[3:] == [[(0, 3)], [(0, 4, "patient")], [(0, 5)]]
+    assert hub.said[3:] == [[(0, 3)], [(0, 4, {"patient": True})], [(0, 5)]]
+    table.close()
+
+
+def test_routers_are_told_the_required_set_with_the_generation_of_every_open_gate(tmp_path: Any) -> None:
+    table, hub, gates = PodTable.open(tmp_path / "t", 2, "b" * 36), Hub(), Gates()
+    marks = {0: Marks(required_epoch=3, required=(P, S)), 1: Marks(required_epoch=2, required=(P,))}
+    gates.use_table(table, marks, frozenset())
+    gates.use_hub(hub)  # type: ignore[arg-type]
+    gates.change([GateChange(0, 3, 3, 9, True), GateChange(1, 3, 3, 9, True)])
+    told = (0, 1, {"required": [str(P), str(S)]})
+    assert hub.said == [[told, (1, 1)]] and gates.notices() == [told, (1, 1)]
+    marks[0] = Marks(required_epoch=4, required=(P,))
+    gates.change([GateChange(0, 4, 4, 9, True)])
+    gates.change([GateChange(0, 5, 0, 9, True)])
+    assert hub.said[1:] == [[(0, 2, {"required": [str(P)]})], [(0, 3)]]
     table.close()
 
 

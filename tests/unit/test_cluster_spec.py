@@ -51,6 +51,21 @@ def test_operator_refuses_what_an_older_server_lets_through(bad: Bad) -> None:
     assert any(bad.names.startswith(name) or name.startswith(bad.names) for name in fields), fields
 
 
+def test_durability_in_the_map() -> None:
+    settings = settings_of(parse_spec(GOOD))
+    assert (settings.sync, settings.min_in_sync, settings.committed_reads) == (False, 1, False)
+    wanted = {"durability": "sync", "reads": "committed", "sync": {"ackTimeoutSeconds": 5}}
+    settings = settings_of(parse_spec(GOOD | wanted))
+    assert (settings.sync, settings.min_in_sync, settings.ack_timeout_s, settings.committed_reads) == (
+        True,
+        1,
+        5.0,
+        True,
+    )
+    assert settings_of(parse_spec(GOOD | {"replicationFactor": 3})).min_in_sync == 2
+    assert settings_of(parse_spec(GOOD | {"replicationFactor": 3, "minInSync": 1})).min_in_sync == 1
+
+
 def test_settings_of_the_map_hold_what_agents_apply() -> None:
     spec = parse_spec(GOOD | {"eviction": "volatile-ttl", "engineConfig": {"hz": 20, "lazyfree-lazy-user-del": False}})
     settings = settings_of(spec)

@@ -24,7 +24,8 @@ pytestmark = pytest.mark.t0
         (["--memory", "1Ki"], "memory"),
         (["--port", "65000"], "--port"),
         (["--engine", "memcached"], "--engine"),
-        (["--durability", "sync"], "--durability"),
+        (["--durability", "always"], "--durability"),
+        (["--durability", "sync", "--min-in-sync", "3"], "minInSync"),
         (["--router-workers", "0"], "--router-workers"),
         (["--first-address", "10.0.0.1"], "--first-address"),
         (["--first-address", "127.255.255.254"], "--first-address"),
@@ -52,6 +53,12 @@ def test_the_defaults_are_three_nodes_and_two_copies(short_dir: Path) -> None:
     assert plan.cluster_port == 7379
     assert spec.nodes == 3 and spec.engine == "valkey"
     assert not plan.remove_state_dir
+
+
+def test_sync_durability_is_for_the_asking(short_dir: Path) -> None:
+    flags = ["--durability", "sync", "--min-in-sync", "2", "--state-dir", str(short_dir / "state")]
+    _, spec, _ = parse_plan(flags)
+    assert (spec.durability, spec.least_in_sync) == ("sync", 2)
 
 
 def test_one_node_has_one_copy_unless_told_otherwise(short_dir: Path) -> None:

@@ -22,10 +22,10 @@ from tests.unit.router_support import (
 pytestmark = pytest.mark.t1
 
 
-def shut(agent: FakeAgent, *more: str) -> int:
+def shut(agent: FakeAgent, **more: bool) -> int:
     """Shut partition 0's gate, for a hand-over when told `patient`."""
     generation = agent.set_gate(0, epoch=0, tell=False)
-    agent.tell({"gates": [[0, generation, *more]]})
+    agent.tell({"gates": [[0, generation, more]]})
     return generation
 
 
@@ -51,7 +51,7 @@ async def test_a_gate_that_opens_again_before_it_was_confirmed_shut_loses_and_re
             engine.signal(signal.SIGSTOP)
             client.send(("APPEND", key, "1"), ("APPEND", key, "2"))
             await in_flight(cluster, client)
-            generation = shut(agent, "patient")
+            generation = shut(agent, patient=True)
             client.send(("APPEND", key, "3"))
             other.send(("GET", cluster.keys(2)[0]), ("APPEND", "{" + key + "}o", "x"))
             assert await other.frame() == b"$-1\r\n"
@@ -75,7 +75,7 @@ async def test_patience_ends_when_the_agent_says_so(tmp_path: Path) -> None:
         pod.copies[0].signal(signal.SIGSTOP)
         client.send(("SET", key, "1"))
         await in_flight(cluster, client)
-        generation = shut(pod.agent, "patient")
+        generation = shut(pod.agent, patient=True)
         with pytest.raises(TimeoutError):
             await client.frame(timeout_s=0.5)
         pod.agent.tell({"gates": [[0, generation]]})

@@ -48,6 +48,12 @@ def maxmemory(effect: InEffect) -> int:
     return int(dict(effect.desired.settings.engine_config)["maxmemory"])
 
 
+def test_durability_changes_without_a_roll() -> None:
+    wanted = spec(durability="sync", minInSync=2, reads="committed", sync={"ackTimeoutSeconds": 5})
+    assert template_fingerprint(wanted) == template_fingerprint(spec())
+    assert in_effect(wanted, pods(3), held(3)).desired.settings.sync
+
+
 def test_a_new_cluster_gets_what_it_asks_for() -> None:
     effect = in_effect(spec(), [], Holdings())
     assert effect.desired.nodes == 3 and effect.pending == () and effect.memory == MEMORY

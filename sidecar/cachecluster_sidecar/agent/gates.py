@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from cachecluster_core.agent_view import GateChange, GateView
 from cachecluster_core.gate_step import SHUT
+from cachecluster_core.pod_table import Marks
 
 from .clock import boottime_ns
 from .router_hub import GateNotice, RouterHub
 from .table import GateRecord, PodTable
-
-PATIENT = "patient"
 
 
 class Gates:
@@ -27,16 +27,21 @@ class Gates:
         self._hub: RouterHub | None = None
         self._table: PodTable | None = None
         self._records: dict[int, GateRecord] = {}
+        self._marks: Mapping[int, Marks] = {}
         self._patient: frozenset[int] = frozenset()
 
     def use_hub(self, hub: RouterHub) -> None:
         """Announce to these routers."""
         self._hub = hub
 
-    def use_table(self, table: PodTable, patient: frozenset[int]) -> None:
-        """Take over the gates as they stand in the table; `patient` are those that were shut for a hand-over."""
+    def use_table(self, table: PodTable, marks: Mapping[int, Marks], patient: frozenset[int]) -> None:
+        """Take over the gates as they stand in the table; `patient` are those that were shut for a hand-over.
+
+        `marks` are looked at whenever routers are told of an open gate: they must be those in the table.
+        """
         records = {partition: table.gate(partition) for partition in range(table.partitions)}
         self._table = table
+        self._marks = marks
         self._records = {partition: record for partition, record in records.items() if record != GateRecord()}
         self._patient = patient
 
@@ -115,9 +120,12 @@ class Gates:
 
     def _notice(self, partition: int) -> GateNotice:
         record = self._records[partition]
-        if partition in self._patient and record.gate_epoch == SHUT:
-            return partition, record.generation, PATIENT
-        return partition, record.generation
+        more: dict[str, Any] = {}
+        if record.gate_epoch == SHUT:
+            more = {"patient": True} if partition in self._patient else {}
+        elif (marks := self._marks.get(partition, Marks())).required_epoch == record.gate_epoch:
+            more = {"required": [str(copy) for copy in marks.required]}
+        return (partition, record.generation, more) if more else (partition, record.generation)
 
     def _confirmed(self, partition: int) -> bool:
         generation = self._records[partition].generation

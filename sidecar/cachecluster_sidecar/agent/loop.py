@@ -335,7 +335,7 @@ class AgentLoop:
         self._table = PodTable.open(self._table_path, partitions, self._identity.boot_id)
         marks = {partition: self._table.marks(partition) for partition in range(partitions)}
         self._marks = {partition: mark for partition, mark in marks.items() if mark != Marks()}
-        self._gates.use_table(self._table, _shutting(self._marks))
+        self._gates.use_table(self._table, self._marks, _shutting(self._marks))
 
     def _tell_routes(self) -> None:
         ring = self._ring if self._sent_ns else self._remembered.ring

@@ -24,8 +24,9 @@ log = logging.getLogger(__name__)
 
 DISMISS = {"dismiss": True}
 
-GateNotice = tuple[int, int] | tuple[int, int, str]
-"""Partition and generation; a third word `patient` says that what is in flight there must not be given up."""
+GateNotice = tuple[int, int] | tuple[int, int, dict[str, Any]]
+"""Partition and generation, and what is to be known with it: `patient`, what is in flight there must not be given up;
+`required`, the copies that must have what is told from this generation on (as before where it does not stand)."""
 
 
 @dataclass(frozen=True, slots=True)

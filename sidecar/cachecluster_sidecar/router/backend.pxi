@@ -118,7 +118,7 @@ cdef class Backend:
                 c.touch()
 
     cdef bint idle(self):
-        return self.sent.head is None and self.unsent.head is None
+        return self.sent.head is None and self.unsent.head is None and not self.held
 
     cdef void add(self, Request r, const char* frame, Py_ssize_t n):
         """Add a command to this tick's batch."""
@@ -257,6 +257,8 @@ cdef class Backend:
             start += length
             reply_scan_reset(&self.scan)
             if scanned != SCAN_ERROR and frame[0] == c">":
+                if self.held:
+                    self.take_held(frame, length)
                 continue
             r = self.sent.pop() if scanned != SCAN_ERROR else None
             if r is None:
@@ -267,6 +269,8 @@ cdef class Backend:
             if self.closed:
                 return n
         self.give_up_late(late)
+        if self.router.sync and self.target.partition >= 0 and self.is_ready:
+            (<Partition>self.router.lines[self.target.partition]).commit.begin()
         return start
 
     cdef void give_up_late(self, list late):
@@ -286,17 +290,45 @@ cdef class Backend:
             late.append(r)
             return
         p.inflight -= 1
-        if frame[0] == c"-" and n > 8 and memcmp(frame, b"-CCGATE ", 8) == 0:
-            if self.target.partition < 0:
-                self.take_refusal(r, p)
-            else:
-                # An engine's own words (a script's error) must not look like a refusal to the router that sent it.
-                self.router.fail(r, b"-ERR " + PyBytes_FromStringAndSize(frame + 1, n - 1))
+        if frame[0] == c"-" and n > 8 and memcmp(frame, b"-CC", 3) == 0 and self.take_word(r, p, frame, n):
+            pass
+        elif self.router.sync and self.target.partition >= 0 and p.commit.holds(r):
+            p.probing = False
+            p.commit.hold(r, frame, n)
         else:
             p.probing = False
             self.router.deliver(r, frame, n)
         if p.inflight == 0:
             p.left_flight()
+
+    cdef bint take_word(self, Request r, Partition p, const char* frame, Py_ssize_t n):
+        """An error that is a word between routers: a peer's refusal, or its word that the reply will come later."""
+        cdef bint refusal = memcmp(frame, b"-CCGATE ", 8) == 0
+        if not refusal and memcmp(frame, b"-CCHELD ", 8) != 0:
+            return False
+        if self.target.partition >= 0:
+            # An engine's own words (a script's error) must not look like that to the router that sent the command.
+            self.router.fail(r, b"-ERR " + PyBytes_FromStringAndSize(frame + 1, n - 1))
+        elif refusal:
+            self.take_refusal(r, p)
+        else:
+            p.probing = False
+            if self.held is None:
+                self.held = {}
+            self.held[strtoll(frame + 8, NULL, 10)] = r
+        return True
+
+    cdef void take_held(self, const char* frame, Py_ssize_t n):
+        """A push of a peer: the number that it gave in place of a reply, and now the reply."""
+        cdef Py_ssize_t at = 5
+        cdef Request r
+        if n < 8 or memcmp(frame, b">2\r\n:", 5) != 0:
+            return
+        r = self.held.pop(strtoll(frame + at, NULL, 10), None)
+        while frame[at] != c"\n":
+            at += 1
+        if r is not None:
+            self.router.deliver(r, frame + at + 1, n - at - 1)
 
     cdef void take_refusal(self, Request r, Partition p):
         """The peer's gate was not open: the command was not executed and waits to be sent again."""
@@ -334,6 +366,11 @@ cdef class Backend:
         self.target.drop(self)
         if self.transport is not None:
             self.transport.abort()
+        if self.held:
+            for r in self.held.values():
+                (<Partition>self.router.lines[r.partition]).inflight += 1
+                lost.append(r)
+            self.held = None
         r = self.sent.pop()
         while r is not None:
             if r.internal == NOT_INTERNAL:
@@ -344,6 +381,8 @@ cdef class Backend:
         self.router.give_up_sent(lost, None, f"the connection to {self.target.name} ended ({reason})")
         self.take_back(unsent)
         self.let_go()
+        if self.target.partition >= 0 and (<Partition>self.router.lines[self.target.partition]).engine is self.target:
+            (<Partition>self.router.lines[self.target.partition]).commit.reset("the connection to the engine ended")
         for index in touched:
             (<Partition>self.router.lines[index]).left_flight()
 

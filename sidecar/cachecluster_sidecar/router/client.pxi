@@ -98,7 +98,11 @@ cdef class Client:
     @property
     def idle(self):
         """Is nothing outstanding?"""
-        return self.head is None
+        return self.served()
+
+    cdef bint served(self):
+        """Has everything that came been answered?"""
+        return self.head is None and self.owed == 0
 
     cdef void gate(self, int partition):
         """Refuse every command of this partition until the peer's RESUME."""
@@ -248,6 +252,7 @@ cdef class Client:
                 break
             buf_add(&self.out, r.reply.p, r.reply.len)
             self.held -= r.reply.len
+            r.reply.len = 0
         self.touch()
 
     cdef void hold(self, Request r, const char* p, Py_ssize_t n):
@@ -255,6 +260,18 @@ cdef class Client:
         buf_add(&r.reply, p, n)
         r.done = True
         self.held += n
+
+    cdef void tell(self, Request r, bytes reply):
+        """A reply that this peer has a ticket for, between two others; or in its turn, if the ticket has not left."""
+        self.owed -= 1
+        if r.reply.len > 0:
+            self.held += PyBytes_GET_SIZE(reply) - r.reply.len
+            r.reply.len = 0
+            buf_add_bytes(&r.reply, reply)
+            return
+        buf_add_bytes(&self.out, b">2\r\n:%d\r\n" % r.ticket)
+        buf_add_bytes(&self.out, reply)
+        self.touch()
 
     cdef void touch(self):
         if not self.touched and not self.closed:
@@ -268,7 +285,7 @@ cdef class Client:
             return
         self.write_out()
         if self.closing:
-            if self.head is None and self.out.len == 0:
+            if self.served() and self.out.len == 0:
                 self.finish()
             return
         if self.blocked and not self.must_wait():
@@ -278,7 +295,7 @@ cdef class Client:
 
     cdef void take_leave(self):
         """End our side, unless something is outstanding or has come and waits to be read."""
-        if self.closing or self.blocked or self.head is not None or self.out.len or self.rest.len:
+        if self.closing or self.blocked or not self.served() or self.out.len or self.rest.len:
             return
         if self.transport.is_closing() or unread_bytes(self.transport):
             return

@@ -80,8 +80,8 @@ class AgentLink:
             case {"routes": routes}:
                 self._use_routes(routes)
             case {"gates": gates}:
-                for partition, generation, *patience in gates:
-                    self._router.use_gate(partition, generation, patience == ["patient"])
+                for partition, generation, *more in gates:
+                    self._router.use_gate(partition, generation, **dict(*more))
             case {"dismiss": _}:
                 if self._dismissing is None or self._dismissing.done():
                     self._dismissing = asyncio.create_task(self._dismiss_clients())

@@ -37,6 +37,9 @@ cdef class Request:
     cdef Internal internal
     cdef double parked_at        # 0 while it was never parked
     cdef int64_t started_ns      # 0 unless its latency is sampled
+    cdef double held_at          # when its reply began to wait for acknowledgements
+    cdef int64_t bound           # the offset that must be acknowledged before the reply leaves
+    cdef uint64_t ticket         # by which a peer knows a reply that is held
     cdef Buf reply
 
     cdef bytes frame(self)
@@ -50,6 +53,7 @@ cdef class Line:
     cdef void push(self, Request r)
     cdef void put_back(self, Request r)
     cdef Request pop(self)
+    cdef void take_all(self, Line line)
 
 
 # A command whose keys lie in several partitions: its parts' replies are merged into one.
@@ -104,6 +108,7 @@ cdef class Backend:
     cdef double heard            # when it last answered, or got work while it had none
     cdef set refused             # partitions whose refusal by the peer has not been ended by RESUME
     cdef list stalled            # clients that wait until the socket takes more
+    cdef dict held               # peer: by ticket, what was executed there and is not acknowledged yet; None until used
 
     cdef void add(self, Request r, const char* frame, Py_ssize_t n)
     cdef void schedule(self)
@@ -112,7 +117,9 @@ cdef class Backend:
     cdef Py_ssize_t take_replies(self, const char* p, Py_ssize_t n)
     cdef void give_up_late(self, list late)
     cdef void take_reply(self, Request r, const char* p, Py_ssize_t n, list late)
+    cdef bint take_word(self, Request r, Partition p, const char* frame, Py_ssize_t n)
     cdef void take_refusal(self, Request r, Partition p)
+    cdef void take_held(self, const char* frame, Py_ssize_t n)
     cdef void take_internal(self, Request r, const char* p, Py_ssize_t n)
     cdef void take_back(self, Line line)
     cdef bytes take_batch(self)
@@ -141,6 +148,7 @@ cdef class Partition:
     cdef double cut_at           # when what is in flight at a shut gate is given up
     cdef int64_t deadline_ns     # the last deadline read at the generation taken over
     cdef uint64_t requests       # that came; the last one's order
+    cdef Commit commit           # replies that wait for acknowledgements
 
     cdef bint parks(self)
     cdef Gate read(self)
@@ -153,8 +161,65 @@ cdef class Partition:
     cdef void expire(self, double now)
     cdef void unpark(self, Request r)
     cdef void send_again(self, Request r)
-    cdef void take_over(self, uint64_t generation, bint patient)
+    cdef bint refuses(self, Request r)
+    cdef void take_over(self, uint64_t generation, bint patient, list required)
     cdef void confirm_when_idle(self)
+
+
+# The replies of one partition that wait until every required copy has acknowledged what they tell.
+cdef class Commit:
+    cdef Router router
+    cdef Partition partition
+    cdef int index
+    cdef tuple names             # of the required copies but the own one, as they announce themselves
+    cdef int copies              # in the required set; 0: not known yet
+    cdef dict acked              # offset by name, as the last round told
+    cdef Line fresh
+    cdef Line asked
+    cdef Line bounded
+    cdef Py_ssize_t count        # in all lines
+    cdef bint under_way
+    cdef CommitLink link
+    cdef object timer
+    cdef double pause
+
+    cdef void use_required(self, list copies)
+    cdef bint holds(self, Request r)
+    cdef void hold(self, Request r, const char* reply, Py_ssize_t n)
+    cdef void begin(self)
+    cdef void round_began(self, int64_t offset)
+    cdef void round_ended(self, dict acked)
+    cdef void judge(self)
+    cdef void release(self, Request r)
+    cdef void release_all(self)
+    cdef void answer(self, Request r, bytes reply)
+    cdef void drained(self)
+    cdef void give_up(self, str reason)
+    cdef void fail(self, Request r, error, detail)
+    cdef void refuse_writes(self)
+    cdef void look_after(self, double now)
+    cdef str silent_members(self, Request r)
+    cdef void reset(self, str reason)
+    cdef void drop_link(self)
+
+
+# A committer's connection to the engine.
+cdef class CommitLink:
+    cdef Commit commit
+    cdef readonly Target target
+    cdef readonly int proto
+    cdef object transport
+    cdef bint is_ready
+    cdef bint closed
+    cdef bytes rest              # an incomplete reply
+    cdef ReplyScan scan
+    cdef int replies             # of the round under way
+    cdef int64_t began           # its first offset
+    cdef double used_at
+
+    cdef void take(self, bytes frame)
+    cdef void ask(self, Py_ssize_t acknowledgements)
+    cdef void close(self)
 
 
 # A connection that a client, or a peer router, made to one of our ports.
@@ -180,7 +245,9 @@ cdef class Client:
     cdef bint touched            # has replies to write
     cdef bint transaction        # its MULTI was refused: what came with it is not executed
     cdef Py_ssize_t outstanding
-    cdef Py_ssize_t held         # bytes of replies whose turn has not come
+    cdef Py_ssize_t held         # bytes of replies whose turn has not come, or that are not acknowledged yet
+    cdef uint64_t tickets        # peer: that were given out for replies that are held
+    cdef Py_ssize_t owed         # peer: replies that it has a ticket for
     cdef Request head
     cdef Request tail
     cdef Buf rest                # an incomplete request, or what is not parsed yet
@@ -197,6 +264,8 @@ cdef class Client:
     cdef void reply(self, bytes data)
     cdef void deliver(self, Request r, const char* p, Py_ssize_t n)
     cdef void hold(self, Request r, const char* p, Py_ssize_t n)
+    cdef void tell(self, Request r, bytes reply)
+    cdef bint served(self)
     cdef void touch(self)
     cdef void settle(self)
     cdef void take_leave(self)
@@ -225,6 +294,10 @@ cdef struct Counters:
     uint64_t rejected
     uint64_t bytes_in
     uint64_t bytes_out
+    uint64_t noreplicas
+    uint64_t unacknowledged
+    uint64_t rounds
+    uint64_t held_for[24]
     uint64_t latency[24]
 
 
@@ -257,6 +330,10 @@ cdef class Router:
     cdef Py_ssize_t parked_bytes
     cdef Py_ssize_t max_parked_bytes
     cdef double park_timeout
+    cdef bint sync                       # writes are answered when every required copy has them
+    cdef bint committed_reads            # and what reads tell as well
+    cdef int min_in_sync
+    cdef double ack_timeout
     cdef Py_ssize_t max_clients
     cdef readonly bint stopping
     cdef double tick_due
@@ -265,6 +342,7 @@ cdef class Router:
 
     cdef object tick_timer
 
+    cdef void use_durability(self, dict settings)
     cdef void make_lines(self, int partitions)
     cdef void use_members(self, dict members)
     cdef void use_copy(self, Partition p, dict copy)

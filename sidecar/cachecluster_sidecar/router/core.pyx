@@ -10,6 +10,7 @@ The parts, each with one job:
     backend.pxi     pipelined connections to engines and peers
     client.pxi      connections of clients and peers: reading, replies in order, back-pressure
     dispatch.pxi    what to do with one command
+    commit.pxi      replies that wait until the copies have acknowledged what they tell
     router.pxi      routes, the tick, counters
 """
 
@@ -54,6 +55,7 @@ from .command_table cimport (
     key_slot,
 )
 from .resp cimport (
+    SCAN_COMPLETE,
     SCAN_ERROR,
     SCAN_INCOMPLETE,
     SCAN_INLINE,
@@ -159,4 +161,5 @@ include "partition.pxi"
 include "backend.pxi"
 include "client.pxi"
 include "dispatch.pxi"
+include "commit.pxi"
 include "router.pxi"

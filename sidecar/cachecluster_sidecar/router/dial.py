@@ -6,7 +6,7 @@ import asyncio
 import logging
 from pathlib import Path
 
-from .core import CONNECT_TIMEOUT_S, Backend
+from .core import CONNECT_TIMEOUT_S, Backend, CommitLink
 from .resp import encode_request
 
 log = logging.getLogger("cachecluster.router")
@@ -23,13 +23,13 @@ class Dialler:
         self._secrets = secrets_dir
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def __call__(self, backend: Backend) -> None:
+    def __call__(self, backend: Backend | CommitLink) -> None:
         """Start connecting; the outcome goes to `greet` or `failed` of the backend."""
         task = asyncio.get_running_loop().create_task(self._dial(backend))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _dial(self, backend: Backend) -> None:
+    async def _dial(self, backend: Backend | CommitLink) -> None:
         target = backend.target
         loop = asyncio.get_running_loop()
         try:
@@ -43,7 +43,7 @@ class Dialler:
         except (OSError, TimeoutError) as error:
             backend.failed(str(error) or type(error).__name__)
 
-    def _greeting(self, backend: Backend) -> bytes:
+    def _greeting(self, backend: Backend | CommitLink) -> bytes:
         """The first command of a connection; it has exactly one reply."""
         proto = b"%d" % backend.proto
         if backend.target.uid is not None:

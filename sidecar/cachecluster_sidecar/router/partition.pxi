@@ -37,6 +37,7 @@ cdef class Partition:
         self.index = index
         self.refused = Line()
         self.waiting = Line()
+        self.commit = Commit(router, self, index)
 
     cdef bint parks(self):
         """Must a new command wait: behind others, or for what is still in flight at a former owner?"""
@@ -98,7 +99,8 @@ cdef class Partition:
         self.requests += 1
         r.order = self.requests
         if b is not None:
-            b.add(r, frame, n)
+            if not (self.router.sync and self.refuses(r)):
+                b.add(r, frame, n)
             return
         if self.router.parked_bytes + n > self.router.max_parked_bytes:
             self.router.counters.tryagain += 1
@@ -144,14 +146,23 @@ cdef class Partition:
     cdef void confirm_when_idle(self):
         """Tell the agent that the generation is taken over once nothing is in flight at the engine."""
         # What is in flight may be at an engine that the routes name no more.
-        if self.confirm_due and (self.inflight == 0 or self.carrier.partition < 0):
+        if self.confirm_due and (self.inflight == 0 or self.carrier.partition < 0) and self.commit.count == 0:
             self.confirm_due = False
             self.cut_at = 0
             if self.router.confirm is not None:
                 self.router.confirm(self.index, self.generation)
 
-    cdef void take_over(self, uint64_t generation, bint patient):
-        """The agent says that the gate record is now at this generation.
+    cdef bint refuses(self, Request r):
+        """Answer a write that too few copies would have; only at an open gate, otherwise nobody knows the set."""
+        if not r.write or not self.mine or self.commit.copies >= self.router.min_in_sync or not self.may_serve():
+            return False
+        self.router.counters.noreplicas += 1
+        self.router.fail(r, too_few_error(self.index, self.commit.copies, self.router.min_in_sync))
+        return True
+
+    cdef void take_over(self, uint64_t generation, bint patient, list required):
+        """The agent says that the gate record is now at this generation, and which copies are `required` from now on,
+        for what is held as well; None: the same as before.
 
         What is in flight at a gate that is shut is given up after a moment, unless the agent is `patient`: it rather
         opens the gate again, at a newer generation, which a reply that comes then does not mind.
@@ -160,13 +171,18 @@ cdef class Partition:
         if gate.generation == generation:
             self.deadline_ns = gate.deadline_ns
         self.generation = generation
+        if required is not None:
+            self.commit.use_required(required)
+            self.commit.judge()
         if gate.generation == generation and gate.gate_epoch and gate.gate_epoch >= gate.seen_epoch:
             self.confirm_due = False
             self.cut_at = 0
             if self.router.confirm is not None:
                 self.router.confirm(self.index, generation)
             self.release()
+            self.commit.begin()
             return
+        self.commit.acked = {}
         self.confirm_due = True
         self.cut_at = 0 if patient else seconds() + GATE_DRAIN_S
         if self.engine is not None:
@@ -200,6 +216,8 @@ cdef class Partition:
                 return
             line.pop()
             self.unpark(r)
+            if self.router.sync and self.refuses(r):
+                continue
             b.add(r, PyBytes_AS_STRING(r.chunk) + r.at, r.len)
             if self.probing:
                 return

@@ -52,6 +52,17 @@ cdef class Line:
                 self.tail = None
         return r
 
+    cdef void take_all(self, Line line):
+        """Everything of another line, in its order, behind what is here."""
+        if line.head is None:
+            return
+        if self.tail is None:
+            self.head = line.head
+        else:
+            self.tail.follower = line.head
+        self.tail = line.tail
+        line.head = line.tail = None
+
 
 @cython.final
 cdef class Split:

@@ -52,12 +52,23 @@ cdef class Router:
         self.park_timeout = settings["parkTimeoutMs"] / 1000
         self.max_parked_bytes = settings["parkMaxBytes"]
         self.max_clients = settings["maxClients"]
+        self.use_durability(settings)
         self.use_members(routes["members"])
         for p in self.lines:
             self.use_copy(p, routes["local"].get(str(p.index)))
             self.use_primary(p, routes["primaries"][p.index])
+        if not self.sync:
+            for p in self.lines:
+                p.commit.release_all()
         self.hurry()
         self.settle_touched()
+
+    cdef void use_durability(self, dict settings):
+        """From now on replies wait for acknowledgements, or do not."""
+        self.sync = settings.get("sync", False)
+        self.committed_reads = settings.get("committedReads", False)
+        self.min_in_sync = settings.get("minInSync", 1)
+        self.ack_timeout = settings.get("ackTimeoutMs", 3000) / 1000
 
     cdef void make_lines(self, int partitions):
         self.partitions = partitions
@@ -88,6 +99,7 @@ cdef class Router:
         if p.engine is not None:
             self.retired.append(p.engine)
             p.engine = None
+            p.commit.reset("the copy was taken away")
         if path is not None:
             p.engine = Target(self, f"the engine of partition {p.index}", path, partition=p.index)
 
@@ -104,11 +116,11 @@ cdef class Router:
             p.hold_until = 0
         p.release()
 
-    def use_gate(self, int partition, uint64_t generation, bint patient=False):
+    def use_gate(self, int partition, uint64_t generation, bint patient=False, list required=None):
         """The agent wrote the gate record of a partition at this generation; `patient`: what is in flight at a gate
-        that is shut must not be given up."""
+        that is shut must not be given up; `required`: the copies that must have what is told from now on."""
         if 0 <= partition < self.partitions:
-            (<Partition>self.lines[partition]).take_over(generation, patient)
+            (<Partition>self.lines[partition]).take_over(generation, patient, required)
             self.settle_touched()
 
     def open_gates(self):
@@ -310,6 +322,7 @@ cdef class Router:
             if p.refused.head is not None or p.waiting.head is not None:
                 p.expire(now)
                 p.release()
+            p.commit.look_after(now)
             if p.engine is not None:
                 self.look_at_target(p.engine, now)
         for target in self.peers.values():
@@ -344,6 +357,8 @@ cdef class Router:
                 b.lose("it did not answer our greeting in time")
             return
         if b.sent.head is None:
+            if b.held and silent > self.park_timeout + self.ack_timeout:
+                b.lose("it was silent")
             return
         if b.target.partition >= 0:
             p = <Partition>self.lines[b.target.partition]
@@ -377,7 +392,7 @@ cdef class Router:
         """Has every engine answered what it was given?"""
         cdef Partition p
         for p in self.lines:
-            if p.engine is not None and not p.engine.idle():
+            if p.commit.count or (p.engine is not None and not p.engine.idle()):
                 return False
         return True
 
@@ -390,6 +405,8 @@ cdef class Router:
         for p in self.lines:
             if forwarded or p.mine or p.owner is None:
                 p.expire(seconds())
+            if forwarded:
+                p.commit.give_up("the router ended")
         if not forwarded:
             self.park_timeout = patience
         self.settle_touched()
@@ -408,11 +425,14 @@ cdef class Router:
         cdef Partition p
         cdef double lag = self.lag
         cdef int i
-        cdef list counts = [], buckets = []
+        cdef list counts = [], buckets = [], held_for = []
+        cdef Py_ssize_t held = 0
         for p in self.lines:
             counts.append(p.requests)
+            held += p.commit.count
         for i in range(LATENCY_BUCKETS):
             buckets.append(c.latency[i])
+            held_for.append(c.held_for[i])
         return {
             "requests": {
                 "local": c.local, "forwarded": c.forwarded, "split": c.split, "answered": c.answered,
@@ -420,6 +440,7 @@ cdef class Router:
             "errors": {
                 "tryagain": c.tryagain, "indeterminate": c.indeterminate, "protocol": c.protocol, "moved": c.moved,
                 "crossslot": c.crossslot, "gated": c.gated, "unserved": c.unserved,
+                "noreplicas": c.noreplicas, "unacknowledged": c.unacknowledged,
             },
             "clients": self.client_count,
             "peers": self.peer_count,
@@ -433,5 +454,8 @@ cdef class Router:
             "retried": c.retried,
             "partitions": counts,
             "latency": {"sample": LATENCY_SAMPLE, "buckets": buckets},
+            "held": held,
+            "commits": c.rounds,
+            "heldFor": held_for,
             "loopLagMs": round(lag * 1000, 3),
         }
