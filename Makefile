@@ -36,6 +36,9 @@ local: install  ## cachecluster-local: three nodes on 127.0.0.1..3, port 6379, w
 test: install  ## all tests that this machine can run, or one tier: TIER=0..4
 	$(BIN)/python tests/run_tiers.py $(if $(TIER),--tier $(TIER))
 
+bench-move: install  ## planned hand-overs beside the engine's FAILOVER, as clients see them: build/bench/move.json
+	$(BIN)/python -m bench.move
+
 lint: install  ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cachecluster_core.hashring import State
+from cachecluster_core.operator_step import operator_step
 from cachecluster_core.spec import CacheClusterSpec
 from cachecluster_operator.capacity import holdings_of
 from cachecluster_operator.change_track import ChangeTrack
-from cachecluster_operator.control import ControlLoop
+from cachecluster_operator.control import ControlLoop, Step
 from cachecluster_operator.in_effect import InEffect, in_effect
 from cachecluster_operator.pause import Pause
 from cachecluster_operator.snapshot import ClusterSnapshot
@@ -46,11 +47,13 @@ SCAN_S = 5.0
 class LocalCluster:
     """Runs one plan: `async with LocalCluster(plan, spec) as cluster`, then `await cluster.wait_ready()`.
 
-    Leaving the block stops everything. `state` is what the state file says.
+    Leaving the block stops everything. `state` is what the state file says. `step` decides in place of `operator_step`,
+    for measurements that order hand-overs themselves.
     """
 
-    def __init__(self, plan: Plan, spec: CacheClusterSpec) -> None:
+    def __init__(self, plan: Plan, spec: CacheClusterSpec, step: Step = operator_step) -> None:
         self.plan = plan
+        self._step = step
         self._spec = spec
         self._paused = False
         self._track = ChangeTrack()
@@ -119,6 +122,7 @@ class LocalCluster:
             cluster_port=self.plan.cluster_port,
             token=self._token,
             on_change=self._on_snapshot,
+            step=self._step,
         )
         loop.desire(self._in_effect().desired)
         task = asyncio.create_task(loop.run(), name="control loop")
