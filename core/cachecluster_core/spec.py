@@ -178,6 +178,14 @@ class CacheClusterSpec(Part):
         description="Seconds to wait for the last copies of a partition to come back before it is given up and served"
         " empty.",
     )
+    api_outage_seconds: int = Field(
+        default=900,
+        ge=60,
+        le=86400,
+        description="How long a partition with several in-sync copies that can reach each other is served without the API"
+        " server; a sole copy is for lostAfterSeconds. A partition all of whose copies cannot be reached is not served"
+        " empty before this time is over, unless they are known to be dead.",
+    )
     placement: Placement = Field(default_factory=Placement, description="Where pods and copies are put.")
     fencing: Fencing = Field(
         default_factory=Fencing, description="What counts as proof that a lost primary no longer serves."
@@ -328,6 +336,7 @@ def settings_of(spec: CacheClusterSpec, memory: int | None = None, nodes: int | 
     }
     return Settings(
         lost_after_s=float(spec.lost_after_seconds),
+        outage_s=float(max(spec.api_outage_seconds, spec.lost_after_seconds)),
         replication_factor=spec.replication_factor,
         sync=spec.durability == "sync",
         min_in_sync=spec.least_in_sync,
