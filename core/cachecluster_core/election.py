@@ -156,7 +156,8 @@ def _trouble(facts: Facts, primary: CopyId, name: str) -> str | None:
         return f"the redis process on {name} ended"
     if facts.agent(primary.pod).suspicion is Suspicion.CONFIRMED:
         return f"{name} does not answer"
-    if facts.ending(primary.pod) and not has_open_gate(facts, primary):
+    unheard = facts.agent(primary.pod).suspicion is Suspicion.UNKNOWN  # by an operator that has just started
+    if facts.ending(primary.pod) and not unheard and not has_open_gate(facts, primary):
         return f"{name} is being deleted"
     authority = facts.view.settings.authority_s * facts.view.timing.clock_rate
     if facts.agent(primary.pod).reporting and facts.passed(facts.ungated_since, authority):

@@ -217,7 +217,7 @@ def _check_changes(old: tuple[Entry, ...], new: tuple[Entry, ...]) -> None:
 def _members(
     view: OperatorView, entries: tuple[Entry, ...], leaving: frozenset[str] = frozenset()
 ) -> tuple[tuple[str, Member], ...]:
-    """Pods with an address, and those gone whose copies the entries still name."""
+    """Pods with an address, and those gone whose copies the entries still name. One that ends is leaving too."""
     members: dict[str, Member] = {}
     named = {pod for entry in entries for pod in entry.pods()} | {
         copy.pod for entry in entries for copy in entry.former
@@ -226,7 +226,8 @@ def _members(
         members = {uid: member for uid, member in view.map.members if uid in named}
     for pod in view.pods:
         if (pod.host or pod.uid in leaving) and not pod.failed:
-            members[pod.uid] = Member(pod.name, pod.host, pod.zone, pod.node, pod.uid in leaving)
+            going = pod.terminating or pod.uid in leaving
+            members[pod.uid] = Member(pod.name, pod.host, pod.zone, pod.node, going)
     return tuple(sorted(members.items()))
 
 

@@ -49,8 +49,9 @@ def held_back_texts(known: Known) -> Iterator[str]:
         yield f"removing {len(work.staying) - desired.nodes} of {len(work.staying)} nodes"
     if len(work.staying) < desired.nodes:
         yield f"making {desired.nodes - len(work.staying)} of {desired.nodes} pods"
-    if work.leaving:
-        yield f"emptying {_names([pod for pod, _ in work.leaving])}"
+    leaving = [pod for pod, _ in work.leaving if not pod.terminating]
+    if leaving:
+        yield f"emptying {_names(leaving)}"
     ring = known.snapshot.map
     if ring is not None and ring.settings != desired.settings:
         yield "changed settings of engines and routers"

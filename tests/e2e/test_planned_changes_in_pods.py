@@ -21,6 +21,7 @@ from tests.waiting import wait_until
 
 from cachecluster_devcluster import components, image
 from cachecluster_devcluster.cluster import DevCluster
+from cachecluster_operator.labels import METRICS_PORT
 
 pytestmark = [pytest.mark.t4, pytest.mark.timeout(420)]
 
@@ -32,6 +33,8 @@ NODES = ("n1", "n2", "n3")
 OTHERS = "cachecluster.io/cluster!=demo"
 """Other tests count on where the pods of the shared cluster are."""
 SECOND_TAG = "localhost/cachecluster:second"
+FAT = 12_000_000
+"""Bytes that a copy holds of three nodes, and could not hold of two."""
 MISSING_TAG = "localhost/cachecluster:missing"
 CLUSTER = {
     "apiVersion": "cachecluster.io/v1alpha1",
@@ -206,6 +209,7 @@ def test_a_scale_in_that_does_not_fit_is_refused(changes: Changes) -> None:
     with changes.phase("a scale-in that does not fit is refused"):
         for name in names:
             changes.redis_cli("SETRANGE", name, "999999", "x")
+        wait_until(lambda: largest_copy(changes) > FAT, 30, "agents see how large the copy is")
         before = uids(changes)
         changes.scale(2)
         changes.wait_told("UpToDate", "ScaleInRefused")
@@ -214,6 +218,13 @@ def test_a_scale_in_that_does_not_fit_is_refused(changes: Changes) -> None:
         changes.redis_cli("DEL", *names)
         changes.wait_complete(3)
     assert uids(changes) == before
+
+
+def largest_copy(changes: Changes) -> float:
+    """What the largest copy uses, by the metrics of the pods; bytes."""
+    urls = [f"http://{pod['status']['podIP']}:{METRICS_PORT}/metrics" for pod in changes.cache.view().pods]
+    lines = changes.cache.cluster.hub_exec(["curl", "--silent", "--fail", *urls]).splitlines()
+    return max(float(line.split()[-1]) for line in lines if line.startswith("cachecluster_copy_used_memory_bytes{"))
 
 
 def leading_operator(changes: Changes) -> Json:

@@ -264,6 +264,13 @@ async def test_news_below_the_map_or_against_it_is_ignored_and_routes_follow_the
     await here.handovers.close()
 
 
+def test_clients_do_not_learn_of_replicas_that_will_go() -> None:
+    members = tuple((copy.pod, Member(copy.pod, "10.0.0.1", leaving=copy == S)) for copy in (P, S))
+    entries = (replace(MOVING, state=State.STABLE, successor=None), replace(MOVING, state=State.STABLE, primary=S))
+    made = build_routes(HashRing("demo", members, entries), "pod-p", 7379, {}, "", {})
+    assert (made["primaries"], made["replicas"]) == (["pod-p", "pod-s"], [[], ["pod-p"]])
+
+
 class Hub:
     """What gates need of a router hub."""
 

@@ -95,6 +95,7 @@ def ending(number: int) -> tuple[Pod, ...]:
 
 def test_the_primary_on_a_pod_that_is_being_deleted_hands_over_instead_of_being_elected_anew() -> None:
     (entry,) = entries_after(view((STABLE,), pods=ending(0)))
+    assert leaving_after(decide(view((STABLE,), pods=ending(0)))) == {"demo-0"}
     assert (entry.state, entry.primary, entry.successor, entry.epoch) == (State.MOVING, A, B, 6)
 
 
@@ -105,6 +106,13 @@ def test_a_hand_over_waits_for_a_successor_that_can_lead() -> None:
         assert entries_after(view((STABLE,), late, pods=ending(0)))[0].state is State.STABLE
     behind = with_copy(known, A.pod, copies(STABLE, A.pod, lagging=(B,)))
     assert entries_after(view((STABLE,), behind, pods=ending(0)))[0].state is State.STABLE
+
+
+def test_an_operator_that_starts_waits_for_the_word_of_a_primary_that_is_being_deleted() -> None:
+    unheard = agents((STABLE,)) | {A.pod: PodView(None, None, Suspicion.UNKNOWN)}
+    assert entries_after(view((STABLE,), unheard, pods=ending(0)))[0] == STABLE
+    silent = unheard | {A.pod: PodView(None, None, Suspicion.SUSPECTED, None, NOW - 5)}
+    assert entries_after(view((STABLE,), silent, pods=ending(0)))[0].state is State.ELECTING
 
 
 def test_a_primary_that_is_being_deleted_and_serves_no_more_is_replaced_by_election() -> None:
@@ -210,5 +218,4 @@ def test_one_outdated_pod_at_a_time_is_rolled_and_only_when_everything_is_whole(
     assert decision.map is None or not leaving_after(decision)
     new = (*outdated[:2], PODS[3])
     rolling = view((STABLE,), agents((STABLE,), new), pods=(*new, replace(outdated[2], terminating=True)))
-    decision = decide(rolling)
-    assert decision.map is None or not leaving_after(decision)
+    assert leaving_after(decide(rolling)) == {"demo-2"}, "the one that ends"

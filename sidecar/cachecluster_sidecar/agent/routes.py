@@ -7,6 +7,7 @@ from typing import Any
 
 from cachecluster_core.agent_view import TakenOver
 from cachecluster_core.hashring import CopyId, Entry, HashRing, State
+from cachecluster_core.leaving import leaving_pods
 
 
 def build_routes(
@@ -18,6 +19,7 @@ def build_routes(
     taken_over: Mapping[int, TakenOver],
 ) -> dict[str, Any]:
     """`sockets` are those of the copies on this pod, `taken_over` the last news, both by partition."""
+    leaving = leaving_pods(ring)
     serving = [serving_copy(entry, taken_over.get(partition)) for partition, entry in enumerate(ring.entries)]
     return {
         "version": ring.version,
@@ -28,7 +30,7 @@ def build_routes(
             uid: {"name": member.name, "host": member.host, "port": cluster_port} for uid, member in ring.members
         },
         "primaries": [copy.pod if copy is not None else None for copy in serving],
-        "replicas": [_replicas(entry, copy) for entry, copy in zip(ring.entries, serving, strict=True)],
+        "replicas": [_replicas(entry, copy, leaving) for entry, copy in zip(ring.entries, serving, strict=True)],
         "epochs": [entry.epoch for entry in ring.entries],
         "local": {str(partition): {"socket": sockets[partition]} for partition in sorted(sockets)},
         "settings": _settings(ring, engine_version),
@@ -47,8 +49,9 @@ def serving_copy(entry: Entry, news: TakenOver | None) -> CopyId | None:
     return entry.primary if entry.state in (State.STABLE, State.MOVING) else None
 
 
-def _replicas(entry: Entry, serving: CopyId | None) -> list[str]:
-    return [copy.pod for copy in entry.isr if copy != serving]
+def _replicas(entry: Entry, serving: CopyId | None, leaving: frozenset[str]) -> list[str]:
+    """Not those that will go: clients that learned of them now would try them when they are gone."""
+    return [copy.pod for copy in entry.isr if copy != serving and copy.pod not in leaving]
 
 
 def _settings(ring: HashRing, engine_version: str) -> dict[str, Any]:
