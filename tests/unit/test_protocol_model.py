@@ -54,7 +54,7 @@ SCENARIOS: dict[str, p.World] = {
         operators=2,
     ),
 }
-BOUND = 12_000
+BOUND = 8_000
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
