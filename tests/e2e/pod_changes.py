@@ -228,9 +228,10 @@ class Phase:
         return self.changes.story.reasons(kind, self.began)
 
     def assert_told(self, *reasons: str, events: tuple[str, ...] = ()) -> None:
-        """Progressing had all of these reasons, and there were all of these events."""
+        """Progressing had all of these reasons, there were all of these events, and no primary had to be elected."""
         seen = self.reasons("Progressing")
         assert set(reasons) <= set(seen), (reasons, seen)
         told = self.changes.cache.events_since(self.began_at)
         for event in events:
             assert any(text.startswith(f"{event}: ") for text in told), (event, told)
+        assert not [text for text in told if text.startswith("ElectionStarted: ")], told

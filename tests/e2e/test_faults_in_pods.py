@@ -66,15 +66,28 @@ def test_every_process_of_a_pod_is_killed(fault: Fault) -> None:
     assert not {process.pid for process in after} & {process.pid for process in everything}
 
 
-@pytest.mark.parametrize("flags", [(), ("--force", "--grace-period=0")], ids=["delete", "delete by force"])
-def test_a_pod_is_deleted(fault: Fault, flags: tuple[str, ...]) -> None:
+def test_a_pod_is_deleted(fault: Fault) -> None:
     pod = fault.primary_pod(4)
-    name = pod["metadata"]["name"]
-    title = " ".join(["kubectl delete pod", *flags])
-    fault.strike(title, lambda: fault.cache.kubectl("delete", "pod", name, "--wait=false", *flags))
+    fault.strike("kubectl delete pod", lambda: delete(fault, pod))
     fault.wait_replaced(pod)
-    assert_told(fault.finish(primary_lost=True), "PrimaryElected", "ReplicaJoined")
+    events = fault.finish()
+    assert_told(events, "HandedOver", "ReplicaJoined")
+    assert not [event for event in events if event.startswith("ElectionStarted")], "a primary was not handed over"
     assert len(fault.cache.view().pods) == 3
+
+
+def test_a_pod_is_deleted_by_force(fault: Fault) -> None:
+    pod = fault.primary_pod(4)
+    flags = ("--force", "--grace-period=0")
+    fault.strike(f"kubectl delete pod {' '.join(flags)}", lambda: delete(fault, pod, *flags))
+    fault.wait_replaced(pod)
+    assert_told(fault.finish(primary_lost=True), "ReplicaJoined")
+    assert len(fault.cache.view().pods) == 3
+
+
+def delete(fault: Fault, pod: Json, *flags: str) -> None:
+    """`kubectl delete pod`, without waiting."""
+    fault.cache.kubectl("delete", "pod", pod["metadata"]["name"], "--wait=false", *flags)
 
 
 @pytest.fixture

@@ -121,7 +121,7 @@ def test_every_node_is_drained(changes: Changes) -> None:
     cluster = changes.cache.cluster
     drain = ("--ignore-daemonsets", "--delete-emptydir-data", "--timeout=120s", f"--pod-selector={OTHERS}")
     for node in NODES:
-        with changes.phase(f"kubectl drain {node}"):
+        with changes.phase(f"kubectl drain {node}") as phase:
             try:
                 cluster.kubectl("drain", node, *drain)
                 left = [pod for pod in changes.cache.view().pods if pod["spec"].get("nodeName") == node]
@@ -129,6 +129,7 @@ def test_every_node_is_drained(changes: Changes) -> None:
             finally:
                 cluster.kubectl("uncordon", node)
             changes.wait_complete(3)
+        phase.assert_told("Complete")
 
 
 def test_primaries_return_to_a_node_that_was_lost(changes: Changes, faults: DevCluster) -> None:
