@@ -64,6 +64,8 @@ __all__ = [
 NOWHERE = ("127.0.0.1", 1)
 """The source of a sealed copy: nothing listens there, and a replica of it answers PSYNC with -NOMASTERLINK."""
 
+NO_COPY, NO_MARKS, NO_GATE = CopyView(), Marks(), GateView()
+
 HUNG_S = 10.0
 """Seconds of silence after which a redis process outside the in-sync set is replaced: it may never wake."""
 
@@ -126,10 +128,12 @@ class _CopyStep:
     def __init__(self, view: AgentView, partition: int) -> None:
         self.view = view
         self.partition = partition
-        self.marks = view.marks.get(partition, Marks())
+        self.marks = view.marks.get(partition, NO_MARKS)
         self.new_marks = self.marks
-        self.gate = view.gates.get(partition, GateView())
-        self.copy = view.copies.get(partition, CopyView())
+        self.gate = view.gates.get(partition, NO_GATE)
+        self.copy = view.copies.get(partition, NO_COPY)
+        self.identity = CopyId(view.pod, self.copy.run_id)
+        """The copy that runs here now."""
         self.entry = _entry_above_floor(view.map, partition, self.marks)
         self.gate_change: GateChange | None = None
         self.command: Command | None = None
@@ -141,11 +145,6 @@ class _CopyStep:
     def shut(self) -> bool:
         """The gate is shut for certain: all routers have confirmed it, or its deadline has passed."""
         return self.gate.gate_epoch == SHUT and (self.gate.confirmed or self.view.now_ns >= self.gate.deadline_ns)
-
-    @property
-    def identity(self) -> CopyId:
-        """The copy that runs here now."""
-        return CopyId(self.view.pod, self.copy.run_id)
 
     @property
     def adopted(self) -> bool:
@@ -174,11 +173,12 @@ class _CopyStep:
     def _obey(self, entry: Entry) -> None:
         """Bring the copy and its gate to what the map says."""
         assert entry.epoch >= self.marks.seen_epoch, "acted below the floor"
-        self.new_marks = replace(self.marks, seen_epoch=entry.epoch)
+        if entry.epoch != self.marks.seen_epoch:
+            self.new_marks = replace(self.marks, seen_epoch=entry.epoch)
         self._recognise_process()
         if self.new_marks.run_id == self.copy.run_id != "" and self.identity in entry.isr:
             # The map's word that this term's primary had it in sync, even if its link was never seen up here.
-            self.new_marks = replace(self.new_marks, rank_term=max(self.new_marks.rank_term, entry.term))
+            self._raise_term(entry.term)
         if entry.state is State.MOVING:
             self._hand_over(entry)
         if self._may_open(entry):
@@ -197,6 +197,10 @@ class _CopyStep:
                 until = promise_until(self.new_marks, ask, self.view.now_ns)
                 self.new_marks = replace(self.new_marks, promised_epoch=ask.epoch, promised_until_ns=until)
                 self.promised.add(pod)
+
+    def _raise_term(self, term: int) -> None:
+        if term > self.new_marks.rank_term:
+            self.new_marks = replace(self.new_marks, rank_term=term)
 
     def _recognise_process(self) -> None:
         """A process with a run_id that the marks do not know is a copy without history."""
@@ -263,7 +267,9 @@ class _CopyStep:
         deadline = authority_until(self.view, self.partition, entry, required)
         if unchanged and gate.gate_epoch == entry.epoch:
             deadline = max(gate.deadline_ns, deadline)
-        self.new_marks = replace(self.new_marks, rank_term=entry.term, required=required, required_epoch=entry.epoch)
+        marks = self.new_marks
+        if (marks.rank_term, marks.required, marks.required_epoch) != (entry.term, required, entry.epoch):
+            self.new_marks = replace(marks, rank_term=entry.term, required=required, required_epoch=entry.epoch)
         self._note_confirmation(unchanged)
         self.asks = asks(self.view, entry, required)
         if unchanged and gate.gate_epoch == entry.epoch and gate.deadline_ns == deadline:
@@ -396,7 +402,7 @@ class _CopyStep:
         if self.copy.ask_again and self.copy.has_stream:
             return Follow(self.partition, *source, announce=str(self.identity), anew=True)
         if self.copy.link_up and not self.copy.syncing and self.new_marks.run_id == self.copy.run_id:
-            self.new_marks = replace(self.new_marks, rank_term=entry.term)
+            self._raise_term(entry.term)
         return None
 
     def _configure(self) -> Command | None:
