@@ -183,8 +183,8 @@ class CacheClusterSpec(Part):
         ge=60,
         le=86400,
         description="How long a partition with several in-sync copies that can reach each other is served without the"
-        " API server; a sole copy is for lostAfterSeconds. A partition all of whose copies cannot be reached is not served"
-        " empty before this time is over, unless they are known to be dead.",
+        " API server; a sole copy is for lostAfterSeconds. A partition all of whose copies cannot be reached is not"
+        " served empty before this time is over, unless they are known to be dead.",
     )
     placement: Placement = Field(default_factory=Placement, description="Where pods and copies are put.")
     fencing: Fencing = Field(
