@@ -59,6 +59,9 @@ commands: install  ## write the router's command table anew from the engines' CO
 image: install  ## the container image as build/image/cachecluster.tar
 	$(BIN)/devcluster image --out build/image/cachecluster.tar
 
+bench-durability: install  ## async, sync and WAIT side by side, in about a minute: build/bench/durability.json
+	$(BIN)/python -m bench.durability
+
 lock:  ## pin the newest versions that pyproject.toml allows in requirements.lock
 	$(BIN)/uv pip compile -q --all-extras --generate-hashes --no-annotate --no-header --no-emit-index-url -U pyproject.toml -o requirements.lock
 
