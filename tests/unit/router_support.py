@@ -308,6 +308,7 @@ class Cluster:
         (root / "secrets" / "gate-password").write_text(GATE_PASSWORD)
         (root / "secrets" / "peer-token").write_text(PEER_TOKEN)
         self.pods = [self._make_pod(root, number, address(block, number)) for number in range(pods)]
+        self.replicas: list[list[str]] = []
         self.primaries: list[str | None] = [self.pods[partition % pods].uid for partition in range(partitions)]
 
     def _make_pod(self, root: Path, number: int, host: str) -> Pod:
@@ -333,7 +334,8 @@ class Cluster:
             "partitions": self.partitions,
             "members": {p.uid: {"name": f"demo-{p.number}", "host": p.host, "port": CLUSTER_PORT} for p in self.pods},
             "primaries": self.primaries,
-            "replicas": [[p.uid for p in self.pods if p.uid != primary][:1] for primary in self.primaries],
+            "replicas": self.replicas
+            or [[p.uid for p in self.pods if p.uid != primary][:1] for primary in self.primaries],
             "epochs": [1] * self.partitions,
             "local": {str(index): {"socket": str(copy.socket)} for index, copy in pod.copies.items()},
             "settings": settings | self._settings,

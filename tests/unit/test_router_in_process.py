@@ -137,6 +137,7 @@ class World:
                 "partitions": PARTITIONS,
                 "members": {"uid-0": {"name": "demo-0", "host": "127.0.0.1", "port": 7379}},
                 "primaries": ["uid-0"] * PARTITIONS,
+                "replicas": [[]] * PARTITIONS,
                 "local": {str(index): {"socket": f"p{index}.sock"} for index in copies},
                 "settings": settings,
             }

@@ -276,6 +276,33 @@ async def test_what_a_peer_holds_is_indeterminate_when_the_peer_dies(tmp_path: P
             assert await client.frame() == b"+OK\r\n"
 
 
+async def test_what_a_peer_holds_is_given_up_when_the_peer_is_silent_and_its_partition_has_moved(
+    tmp_path: Path,
+) -> None:
+    async with sync_cluster(tmp_path) as (cluster, replica), conversation(cluster.pods[1].front) as client:
+        with stopped(replica):
+            client.send(("SET", cluster.keys(0)[0], "x"))
+            await until_held(cluster)
+            cluster.pods[0].workers[0].send_signal(signal.SIGSTOP)
+            await silent(client)
+            cluster.primaries[0] = None
+            cluster.publish()
+            began = time.monotonic()
+            assert (await client.frame()).startswith(b"-INDETERMINATE partition 0: the connection to demo-0 ended")
+            assert time.monotonic() - began < 2.5
+
+
+async def test_a_learner_that_is_required_does_not_count_as_in_sync(tmp_path: Path) -> None:
+    async with sync_cluster(tmp_path, minInSync=2) as (cluster, _), conversation(cluster.pods[0].front) as client:
+        assert await client.ask("SET", cluster.keys(0)[0], "x") == b"+OK\r\n"
+        cluster.replicas = [[]] * cluster.partitions
+        cluster.publish()
+        reply = await client.ask("SET", cluster.keys(0)[0], "y")
+        while reply == b"+OK\r\n":
+            reply = await client.ask("SET", cluster.keys(0)[0], "y")
+        assert reply.startswith(b"-NOREPLICAS partition 0 has 1 of 2 in-sync copies")
+
+
 async def test_a_round_goes_on_when_its_connection_is_cut(tmp_path: Path) -> None:
     async with sync_cluster(tmp_path) as (cluster, replica), conversation(cluster.pods[0].front) as client:
         key, primary = cluster.keys(0)[0], cluster.pods[0].copies[0]

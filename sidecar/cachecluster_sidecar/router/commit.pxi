@@ -50,11 +50,15 @@ cdef class Commit:
         self.names = tuple([copy.encode() for copy in copies if not copy.startswith(own)])
         self.copies = len(copies)
 
+    cdef bint has_too_few(self):
+        """Are fewer copies in sync than a write needs?"""
+        return min(self.copies, self.in_sync) < self.router.min_in_sync
+
     cdef bint holds(self, Request r):
         """Must the reply to this command wait?"""
         if r.client.closed or not (r.write or self.router.committed_reads):
             return False
-        return bool(self.names) or self.copies == 0 or (r.write and self.copies < self.router.min_in_sync)
+        return bool(self.names) or self.copies == 0 or (r.write and self.has_too_few())
 
     cdef void hold(self, Request r, const char* reply, Py_ssize_t n):
         """Keep a reply. A peer is told so, in the turn of the command, or everything behind it there waited as well."""
@@ -134,7 +138,7 @@ cdef class Commit:
         if not self.partition.may_release():
             self.give_up("the pod's authority ended")
             return
-        if self.copies < self.router.min_in_sync:
+        if self.has_too_few():
             self.refuse_writes()
         if not self.names:
             self.release_all()
@@ -201,7 +205,7 @@ cdef class Commit:
         """The set has become smaller than a write needs: those that are held keep less than was promised."""
         cdef Request r
         cdef Line kept
-        detail = f"only {self.copies} of {self.router.min_in_sync} copies are in sync"
+        detail = f"only {min(self.copies, self.in_sync)} of {self.router.min_in_sync} copies are in sync"
         for line in (self.bounded, self.asked, self.fresh):
             kept = Line()
             while (<Line>line).head is not None:

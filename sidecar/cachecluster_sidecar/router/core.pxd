@@ -173,6 +173,7 @@ cdef class Commit:
     cdef int index
     cdef tuple names             # of the required copies but the own one, as they announce themselves
     cdef int copies              # in the required set; 0: not known yet
+    cdef int in_sync             # of those, the copies that may lead: learners are required before they may
     cdef dict acked              # offset by name, as the last round told
     cdef Line fresh
     cdef Line asked
@@ -184,6 +185,7 @@ cdef class Commit:
     cdef double pause
 
     cdef void use_required(self, list copies)
+    cdef bint has_too_few(self)
     cdef bint holds(self, Request r)
     cdef void hold(self, Request r, const char* reply, Py_ssize_t n)
     cdef void begin(self)
@@ -361,4 +363,4 @@ cdef class Router:
     cdef void look_at_retired(self, double now)
     cdef void look_at_backend(self, Backend b, double now)
     cdef void look_after(self, double now)
-    cdef bint has_lost_partition(self, Target target)
+    cdef bint has_lost_partition(self, Backend b)

@@ -154,10 +154,11 @@ cdef class Partition:
 
     cdef bint refuses(self, Request r):
         """Answer a write that too few copies would have; only at an open gate, otherwise nobody knows the set."""
-        if not r.write or not self.mine or self.commit.copies >= self.router.min_in_sync or not self.may_serve():
+        if not r.write or not self.mine or not self.commit.has_too_few() or not self.may_serve():
             return False
         self.router.counters.noreplicas += 1
-        self.router.fail(r, too_few_error(self.index, self.commit.copies, self.router.min_in_sync))
+        in_sync = min(self.commit.copies, self.commit.in_sync)
+        self.router.fail(r, too_few_error(self.index, in_sync, self.router.min_in_sync))
         return True
 
     cdef void take_over(self, uint64_t generation, bint patient, list required):

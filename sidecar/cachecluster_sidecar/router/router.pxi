@@ -57,6 +57,7 @@ cdef class Router:
         for p in self.lines:
             self.use_copy(p, routes["local"].get(str(p.index)))
             self.use_primary(p, routes["primaries"][p.index])
+            p.commit.in_sync = 1 + len(routes["replicas"][p.index])
         if not self.sync:
             for p in self.lines:
                 p.commit.release_all()
@@ -356,9 +357,7 @@ cdef class Router:
             if silent > CONNECT_TIMEOUT_S:
                 b.lose("it did not answer our greeting in time")
             return
-        if b.sent.head is None:
-            if b.held and silent > self.park_timeout + self.ack_timeout:
-                b.lose("it was silent")
+        if b.sent.head is None and not b.held:
             return
         if b.target.partition >= 0:
             p = <Partition>self.lines[b.target.partition]
@@ -366,15 +365,22 @@ cdef class Router:
                 b.lose("the gate was shut and the engine did not answer")
             elif silent > self.park_timeout and not p.may_serve():
                 b.lose("the engine did not answer and the gate is not open")
-        elif silent > self.park_timeout or (silent > PEER_SILENCE_S and self.has_lost_partition(b.target)):
+        elif silent > self.park_timeout + (0 if b.sent.head is not None else self.ack_timeout) or (
+            silent > PEER_SILENCE_S and self.has_lost_partition(b)
+        ):
             b.lose("it was silent")
 
-    cdef bint has_lost_partition(self, Target target):
-        """Does a partition that has moved away from this target wait for what is in flight there?"""
+    cdef bint has_lost_partition(self, Backend b):
+        """Does a partition that has moved away from this peer wait for what is in flight, or held, there?"""
         cdef Partition p
+        cdef Request r
         for p in self.lines:
-            if p.carrier is target and p.owner is not target and p.inflight > 0:
+            if p.carrier is b.target and p.owner is not b.target and p.inflight > 0:
                 return True
+        if b.held:
+            for r in b.held.values():
+                if (<Partition>self.lines[r.partition]).owner is not b.target:
+                    return True
         return False
 
     # -- the end
