@@ -20,8 +20,9 @@ SECRET_FILES = ("agent-password", "gate-password", "repl-password", "peer-token"
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
     """Everything that one agent is told at its start. Ports are TCP; `replication_port` is the base of one port per
-    partition. `drain_s` is how long a terminating pod may go on serving as a primary, `drain_accept_s` how long its
-    routers go on taking clients: Services learn late that it is going."""
+    partition. `drain_s` is how long a terminating pod may go on serving as a primary: longer than it takes until
+    another operator leads, since a drained node may take the operator with it. `drain_accept_s` is how long its routers
+    go on taking clients: Services learn late that it is going."""
 
     name: str
     namespace: str
@@ -138,7 +139,7 @@ def _make_parser(environment: Mapping[str, str]) -> _Parser:
     flag("replication-port", "port of partition 0's engine; partition p has the p-th after it", _port, 17000)
     flag("router-workers", "router processes", int, 1)
     flag("incarnation", "name of this start of the agent, in its reports", str, "auto")
-    flag("drain-seconds", "how long a terminating pod may go on serving its partitions", _seconds, 20.0)
+    flag("drain-seconds", "how long a terminating pod may go on serving its partitions", _seconds, 40.0)
     flag("drain-accept", "how long a terminating pod goes on taking clients, in seconds", _seconds, 10.0)
     engine = environment.get(f"{ENVIRONMENT_PREFIX}ENGINE", "valkey")
     parser.add_argument("--engine", help="the engine", choices=("valkey", "redis"), default=engine)
