@@ -50,7 +50,8 @@ class State(StrEnum):
 class Entry:
     """The map's word on one partition.
 
-    `epoch` grows with every change of state, primary, in-sync set or successor; changes of `learners` alone keep it.
+    `epoch` grows with every change of state, primary, in-sync set or successor, and when a learner is dropped, because
+    the primary may require it already; adding learners keeps it.
     `term` is the epoch at which the current (or last) primary was named: replication offsets of copies compare within
     one term only. `former` stands in an `Electing` entry: the copies whose gates may be open and must be silent before
     another primary is named (none: unknown, then only time proves it). `isr` holds the primary too. `learners` are pods

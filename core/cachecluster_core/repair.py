@@ -131,9 +131,9 @@ def _repair_one(
     syncs: _Syncs,
 ) -> Entry:
     """One change at most: first what is gone, then (`fill`) what is missing, then what is too much."""
-    gone = [pod for pod in entry.learners if pod not in present]
-    if gone:
-        return replace(entry, learners=tuple(pod for pod in entry.learners if pod not in gone))
+    staying = tuple(pod for pod in entry.learners if pod in present)
+    if staying != entry.learners:
+        return entry.changed(learners=staying)  # the primary may require it already: only a higher epoch lets it go
     have = entry.pods()
     missing = [pod for pod in wanted if pod not in have]
     if missing and fill:
@@ -152,7 +152,7 @@ def _drop_surplus(view: OperatorView, entry: Entry, wanted: tuple[str, ...]) -> 
         return entry
     learners = tuple(pod for pod in entry.learners if pod in wanted)
     if learners != entry.learners:
-        return replace(entry, learners=learners)
+        return entry.changed(learners=learners)  # see _repair_one
     surplus = [copy for copy in entry.isr if copy.pod not in wanted and copy != entry.primary]
     if not surplus:
         return entry
