@@ -59,7 +59,8 @@ def moving(pods: int, budget: p.Budget) -> p.World:
         world = p.report(p.run_agent(p.read_map(world, pod), pod), pod, 0)
     entry = world.map.entries[0] if world.map else None
     assert entry is not None and entry.primary is not None
-    world = p.run_operator(replace(world, emptied=frozenset({world.index(entry.primary)})), 0)
+    primary = world.index(entry.primary)
+    world = p.run_operator(p.report(replace(world, emptied=frozenset({primary})), primary, 0), 0)
     assert world.map is not None and world.map.entries[0].state is State.MOVING
     return world
 

@@ -249,10 +249,7 @@ def replicate(world: World, pod: int) -> World | None:
 def operator_view(world: World, which: int) -> o.OperatorView:
     """The input of `operator_step` for one of the operators."""
     operator = world.operators[which]
-    pods = tuple(
-        o.Pod(world.pod(i), f"demo-{i}", f"h{i}", f"z{i}", f"n{i}", True, terminating=i in world.emptied)
-        for i in range(len(world.redis))
-    )
+    pods = tuple(o.Pod(world.pod(i), f"demo-{i}", f"h{i}", f"z{i}", f"n{i}", True) for i in range(len(world.redis)))
     agents = {
         world.pod(i): o.PodView(
             report=report,
@@ -331,7 +328,7 @@ def report(world: World, pod: int, which: int) -> World:
     operator = world.operators[which]
     operator = replace(
         operator,
-        reports=_swap(operator.reports, pod, _frozen(made)),
+        reports=_swap(operator.reports, pod, replace(_frozen(made), draining=pod in world.emptied)),
         suspected=operator.suspected - {pod},
     )
     return replace(world, operators=_swap(world.operators, which, operator))
