@@ -183,7 +183,7 @@ class AgentProcess:
     async def write(self, *entries: Entry, **settings: Any) -> None:
         """Make these the map's entries, padded to a power of two with what nobody holds."""
         ring = self.store.current or HashRing(NAME, members=((UID, Member("demo-0", self.host)),))
-        chosen = replace(ring.settings if ring.entries else Settings(engine=self.kind), **settings)
+        chosen = replace(ring.settings if ring.entries else Settings(engine=self.kind, lost_after_s=3.0), **settings)
         ring = replace(ring, entries=entries, settings=chosen)
         await (self.store.replace(ring) if self.store.current is not None else self.store.create(ring))
 
