@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 
 import redis
-from tests.datapath import Address, keys_by_partition, plain_client
+from tests.datapath import plain_client
+from tests.per_partition import PerPartition
 
 PERIOD_S = 0.005
 
@@ -27,31 +27,22 @@ class Written:
 
 
 @dataclass
-class AcknowledgedWrites:
+class AcknowledgedWrites(PerPartition):
     """`with AcknowledgedWrites(addresses) as writes:` pushes rising numbers to one list of every partition, each once,
     whatever the answer; a number whose answer was an error may or may not be there. A writer that is answered with an
     error goes on at the next address, as one behind a Service would."""
 
-    addresses: tuple[Address, ...]
-    partitions: int = 16
     prefix: str = "acknowledged"
     errors: Counter[str] = field(default_factory=Counter)
     written: list[Written] = field(default_factory=list)
-    _threads: list[threading.Thread] = field(default_factory=list)
-    _stop: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> AcknowledgedWrites:
-        for partition, key in enumerate(keys_by_partition(self.prefix, self.partitions)):
-            self.written.append(Written(key))
-            self._threads.append(threading.Thread(target=self._run, args=(partition,), daemon=True))
-        for thread in self._threads:
-            thread.start()
+        self.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(20)
+    def prepare(self, key: str) -> None:
+        """What its writer will know."""
+        self.written.append(Written(key))
 
     def counts(self) -> list[int]:
         """How many writes of each partition were acknowledged up to now."""
@@ -82,7 +73,7 @@ class AcknowledgedWrites:
             f"{self.written[longest].longest_s:.2f} s (partition {longest}), errors: {errors}"
         )
 
-    def _run(self, partition: int) -> None:
+    def run(self, partition: int, key: str) -> None:
         written, turn, last = self.written[partition], partition, time.monotonic()
         while not self._stop.is_set():
             client = plain_client(self.addresses[turn % len(self.addresses)])

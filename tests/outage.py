@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import redis
-from tests.datapath import Address, keys_by_partition, plain_client
+from tests.datapath import plain_client
+from tests.per_partition import PerPartition
 
 PERIOD_S = 0.05
 
 
 @dataclass
-class Load:
+class Load(PerPartition):
     """`with Load(addresses, partitions) as load:` runs the clients; afterwards it holds what they saw.
 
     `longest_s[p]` is the longest time between two answers of partition p; `forgotten` are partitions that did not know
@@ -23,34 +23,21 @@ class Load:
     at the next address, as one behind a Service would.
     """
 
-    addresses: tuple[Address, ...]
-    partitions: int = 16
-    prefix: str = "load"
     longest_s: dict[int, float] = field(default_factory=dict)
     errors: Counter[str] = field(default_factory=Counter)
     answers: int = 0
     forgotten: set[int] = field(default_factory=set)
-    _threads: list[threading.Thread] = field(default_factory=list)
-    _stop: threading.Event = field(default_factory=threading.Event)
     _answered_at: dict[int, float] = field(default_factory=dict)
 
     def __enter__(self) -> Load:
-        for partition, key in enumerate(keys_by_partition(self.prefix, self.partitions)):
-            self._threads.append(threading.Thread(target=self._run, args=(partition, key), daemon=True))
-        for thread in self._threads:
-            thread.start()
+        self.start()
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(20)
 
     def all_answered_since(self, moment: float) -> bool:
         """Whether every partition has answered a command that was sent after `moment` (time.monotonic)."""
         return len(self._answered_at) == self.partitions and all(at > moment for at in self._answered_at.values())
 
-    def _run(self, partition: int, key: str) -> None:
+    def run(self, partition: int, key: str) -> None:
         turn, last = partition, time.monotonic()
         while not self._stop.is_set():
             client = plain_client(self.addresses[turn % len(self.addresses)])
