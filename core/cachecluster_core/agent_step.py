@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .agent_view import (
+    NOWHERE,
     AgentDecision,
     AgentView,
     Attached,
@@ -30,12 +31,14 @@ from .agent_view import (
     Start,
     TakenOver,
 )
+from .copy_report import news_of, report_of, word_of, worth_reporting
+from .copy_state import CopyState
 from .gate_step import SHUT
 from .handover import has_taken_over, is_sent, is_shutting, primary_step, token_for
-from .hashring import CopyId, Entry, HashRing, State
+from .hashring import CopyId, Entry, State
 from .pod_table import Marks
-from .promises import asks, authority_until, is_promised, may_promise, promise_until
-from .report import CopyReport, Process, Report
+from .promises import asks, authority_until, may_promise, promise_until
+from .report import Process, Report
 
 __all__ = [
     "NOWHERE",
@@ -61,22 +64,14 @@ __all__ = [
     "agent_step",
 ]
 
-NOWHERE = ("127.0.0.1", 1)
-"""The source of a sealed copy: nothing listens there, and a replica of it answers PSYNC with -NOMASTERLINK."""
-
-NO_COPY, NO_MARKS, NO_GATE = CopyView(), Marks(), GateView()
-
 HUNG_S = 10.0
 """Seconds of silence after which a redis process outside the in-sync set is replaced: it may never wake."""
 
 
 def agent_step(view: AgentView) -> AgentDecision:
-    """The next marks, gate changes and commands, and the report that describes `view`."""
-    partitions = set(view.copies) | set(view.marks) | set(view.gates)
-    if view.map is not None:
-        partitions |= {p for p, entry in enumerate(view.map.entries) if view.pod in entry.pods()}
-    partitions |= {p for asked in view.promise_asks.values() for p in asked}
-    steps = [_CopyStep(view, partition) for partition in sorted(partitions)]
+    """The next marks, gate changes and commands, and the report that describes `view`: of all partitions, or `only` of
+    those that it names."""
+    steps = [_CopyStep(view, partition) for partition in sorted(_concerned(view))]
     for step in steps:
         step.decide()
     return AgentDecision(
@@ -85,13 +80,23 @@ def agent_step(view: AgentView) -> AgentDecision:
         commands=tuple(step.command for step in steps if step.command is not None),
         report=_report(view, steps),
         messages=tuple(step.message for step in steps if step.message is not None),
-        news={step.partition: news for step in steps if (news := step.news()) is not None},
-        answers={step.partition: step.word() for step in steps if step.partition in view.asked and step.entry},
+        news={step.partition: news for step in steps if (news := news_of(step)) is not None},
+        answers={step.partition: word_of(step) for step in steps if step.partition in view.asked and step.entry},
         asks=_asks(steps),
         promised={
             pod: frozenset(step.partition for step in steps if pod in step.promised) for pod in view.promise_asks
         },
     )
+
+
+def _concerned(view: AgentView) -> set[int]:
+    """The partitions of which this pod has something, or should, or is asked for."""
+    if view.only is not None:
+        return set(view.only)
+    partitions = set(view.copies) | set(view.marks) | set(view.gates)
+    if view.map is not None:
+        partitions |= {p for p, entry in enumerate(view.map.entries) if view.pod in entry.pods()}
+    return partitions | {p for asked in view.promise_asks.values() for p in asked}
 
 
 def _asks(steps: list[_CopyStep]) -> dict[str, dict[int, PromiseAsk]]:
@@ -110,7 +115,7 @@ def _report(view: AgentView, steps: list[_CopyStep]) -> Report:
         incarnation="",
         version="" if view.map is None else view.map.version,
         authority_s=(_deadline_ns(view) - view.now_ns) / 1e9,
-        copies={step.partition: step.report() for step in steps if step.worth_reporting()},
+        copies={step.partition: report_of(step) for step in steps if worth_reporting(step)},
         entries=view.taken if behind else {},
     )
 
@@ -122,47 +127,17 @@ def _deadline_ns(view: AgentView) -> int:
     return view.confirmed_at_ns + round(view.map.settings.authority_s * 1e9)
 
 
-class _CopyStep:
+class _CopyStep(CopyState):
     """The decision about one partition's copy on this pod."""
 
     def __init__(self, view: AgentView, partition: int) -> None:
-        self.view = view
-        self.partition = partition
-        self.marks = view.marks.get(partition, NO_MARKS)
+        super().__init__(view, partition)
         self.new_marks = self.marks
-        self.gate = view.gates.get(partition, NO_GATE)
-        self.copy = view.copies.get(partition, NO_COPY)
-        self.identity = CopyId(view.pod, self.copy.run_id)
-        """The copy that runs here now."""
-        self.entry = _entry_above_floor(view.map, partition, self.marks)
         self.gate_change: GateChange | None = None
         self.command: Command | None = None
         self.message: HandoverMessage | None = None
         self.asks: dict[str, PromiseAsk] = {}
         self.promised: set[str] = set()
-
-    @property
-    def shut(self) -> bool:
-        """The gate is shut for certain: all routers have confirmed it, or its deadline has passed."""
-        return self.gate.gate_epoch == SHUT and (self.gate.confirmed or self.view.now_ns >= self.gate.deadline_ns)
-
-    @property
-    def adopted(self) -> bool:
-        """The running process is the one that the marks are about."""
-        return self.copy.run_id != "" and self.marks.run_id == self.copy.run_id
-
-    @property
-    def intact(self) -> bool:
-        """The copy holds a history of the partition; False makes it a *new* copy (A4)."""
-        copy = self.copy
-        has_history = copy.source is None or copy.link_up or copy.has_stream
-        return (
-            copy.process is Process.UP
-            and self.adopted
-            and self.marks.rank_term > 0
-            and not copy.syncing
-            and has_history
-        )
 
     def decide(self) -> None:
         """Fill `new_marks`, `gate_change`, `command`, and what is to be said."""
@@ -289,29 +264,17 @@ class _CopyStep:
 
     def _required(self, entry: Entry) -> tuple[CopyId, ...]:
         """The map's in-sync set and the learners that have caught up; at the same epoch it only grows, but for
-        processes whose successor on the same pod is attached: they have ended."""
-        in_step = self._in_step()
-        ready = {copy for copy in in_step if copy.pod in entry.learners}
+        processes whose successor on the same pod is attached: they have ended.
+
+        A learner that is called online has loaded everything, but the stream begins only some time later, up to a
+        second: until then nothing that is written reaches it, and what is required of it would wait.
+        """
+        streaming = {replica.copy for replica in self.copy.attached if replica.streams}
+        ready = {copy for copy in self.in_step() & streaming if copy is not None and copy.pod in entry.learners}
         already = set(self.marks.required) if self.marks.required_epoch == entry.epoch else set()
         replaced = {copy.pod for copy in ready}
         already = {copy for copy in already if copy.pod not in replaced}
         return tuple(sorted(set(entry.isr) | ready | already))
-
-    def _in_step(self) -> set[CopyId]:
-        """Attached replicas that follow within isr.maxLag, or, with sync, have everything of two seconds ago.
-
-        One that is called online has loaded everything, but the stream begins only with its first acknowledgement, up
-        to a second later: until then nothing that is written reaches it. An acknowledged 0 cannot be told from none;
-        the primary's ping, every second, makes it grow.
-        """
-        assert self.view.map is not None
-        settings = self.view.map.settings
-        floor = self.copy.settled_offset - (0 if settings.sync else settings.isr_max_lag_bytes)
-        return {
-            replica.copy
-            for replica in self.copy.attached
-            if replica.copy is not None and replica.online and replica.offset >= floor and replica.offset > 0
-        }
 
     def _shut(self) -> None:
         """Shut an open gate. Its deadline stays: what is in flight may still be answered until then."""
@@ -362,7 +325,7 @@ class _CopyStep:
                     return self._restart(entry, f"left over from before the partition was {entry.state}")
                 return None
             case State.ELECTING:
-                settled = self.copy.source == NOWHERE or self.copy.syncing or self._is_promised(entry)
+                settled = self.copy.source == NOWHERE or self.copy.syncing or self.is_promised(entry, self.new_marks)
                 return None if settled else Seal(self.partition)
             case State.STABLE | State.MOVING:
                 if self._leads(entry):
@@ -371,10 +334,6 @@ class _CopyStep:
                     return self._hand_over_or_follow(entry)
                 return self._follow(entry, entry.primary)
 
-    def _is_promised(self, entry: Entry) -> bool:
-        settings = self.view.map.settings if self.view.map is not None else None
-        return is_promised(self.new_marks, entry.epoch, self.view.now_ns, settings)
-
     def _hand_over_or_follow(self, entry: Entry) -> Command | None:
         """The former primary demotes itself and waits; everybody follows whoever serves."""
         taken_over = has_taken_over(self.view, self.partition, entry)
@@ -382,17 +341,10 @@ class _CopyStep:
             return Seal(self.partition) if self.shut and self.copy.source is None else None
         return self._follow(entry, entry.successor if taken_over else entry.primary)
 
-    def _address(self, copy: CopyId | None) -> tuple[str, int] | None:
-        """Where a copy's redis can be replicated from."""
-        member = self.view.map.member(copy.pod) if self.view.map is not None and copy is not None else None
-        return (
-            (member.host, self.view.replication_port + self.partition) if member is not None and member.host else None
-        )
-
     def _follow(self, entry: Entry, leader: CopyId | None) -> Command | None:
         """A3. A process that held data and must take a full resync is started empty first: it is a new copy then."""
         assert leader is not None
-        source = self._address(leader)
+        source = self.address(leader)
         if source is None or leader.pod == self.view.pod:
             return None
         if self.copy.syncing and self.marks.rank_term > 0 and self.adopted:
@@ -412,91 +364,3 @@ class _CopyStep:
         have = dict(self.copy.config)
         wanted = tuple(item for item in self.view.map.settings.engine_config if have.get(item[0]) != item[1])
         return Configure(self.partition, wanted) if wanted else None
-
-    def news(self) -> TakenOver | None:
-        """That this copy serves by a token: what every agent should know without waiting for the map."""
-        entry = self.entry
-        if entry is None or entry.state is not State.MOVING or entry.successor != self.identity:
-            return None
-        serves = self.marks.taken_over_epoch == self.gate.gate_epoch == entry.epoch
-        return TakenOver(entry.epoch, self.identity) if serves and self.copy.source is None else None
-
-    def word(self) -> HandoverWord:
-        """The answer to a hand-over message, from what is already so."""
-        assert self.entry is not None
-        return HandoverWord(
-            copy=self.identity,
-            epoch=self.marks.seen_epoch,
-            offset=self.copy.offset,
-            following=self.intact
-            and self.copy.link_up
-            and not self.copy.busy
-            and self.copy.source == self._address(self.entry.primary),
-            taken_over_epoch=self.marks.taken_over_epoch if self.news() is not None else 0,
-        )
-
-    def worth_reporting(self) -> bool:
-        """A partition of which this pod has nothing is left out, unless a gate of it may be open."""
-        return self.copy.process is not Process.ABSENT or not self.shut or self._named()
-
-    def _named(self) -> bool:
-        return self.entry is not None and self.view.pod in self.entry.pods()
-
-    def report(self) -> CopyReport:
-        """What `view` says: of the marks only what is already in the pod table."""
-        copy, marks, gate = self.copy, self.marks, self.gate
-        open_now = gate.gate_epoch != SHUT and self.view.now_ns < gate.deadline_ns
-        electing = (
-            self.entry is not None and self.entry.state is State.ELECTING and self.entry.epoch == marks.seen_epoch
-        )
-        sealed = electing and self.shut and copy.source == NOWHERE and self.intact and not copy.busy
-        if sealed and self.entry is not None and self._is_promised(self.entry):
-            sealed = False
-        confirmed = open_now and gate.confirmed and marks.required_epoch == gate.gate_epoch
-        return CopyReport(
-            process=copy.process,
-            run_id=copy.run_id,
-            epoch=marks.seen_epoch,
-            born_epoch=marks.born_epoch if self.adopted else 0,
-            intact=self.intact,
-            role="master" if copy.source is None and copy.process is Process.UP else "slave",
-            gate_epoch=gate.gate_epoch if open_now else SHUT,
-            shut_epoch=marks.seen_epoch if self.shut else 0,
-            sealed_epoch=marks.seen_epoch if sealed else 0,
-            term=marks.rank_term if self.adopted else 0,
-            offset=copy.offset,
-            link_up=copy.link_up,
-            syncing=copy.syncing,
-            lagging=self._lagging() if open_now else (),
-            required_epoch=marks.required_epoch if confirmed else 0,
-            required=self._held() if confirmed else (),
-            taken_over_epoch=marks.taken_over_epoch if self.adopted else 0,
-            gave_up_epoch=marks.hand_over.epoch if self.adopted and marks.hand_over.gave_up else 0,
-            used_memory=copy.used_memory,
-            keys=copy.keys,
-            silent_s=copy.silent_s,
-        )
-
-    def _held(self) -> tuple[CopyId, ...]:
-        """The required copies; with sync, those that hold everything that was answered before they were required."""
-        if self.view.map is None or not self.view.map.settings.sync:
-            return self.marks.required
-        isr = self.entry.isr if self.entry is not None else ()
-        known = self.marks.required_offset
-        caught_up = {it.copy for it in self.copy.attached if it.online and it.offset >= known >= 0}
-        return tuple(copy for copy in self.marks.required if copy in isr or copy in caught_up)
-
-    def _lagging(self) -> tuple[CopyId, ...]:
-        """In-sync members that are not attached, or behind by more than isr.maxLag."""
-        if self.entry is None or self.entry.primary != self.identity:
-            return ()
-        in_step = self._in_step()
-        return tuple(member for member in self.entry.isr if member != self.identity and member not in in_step)
-
-
-def _entry_above_floor(ring: HashRing | None, partition: int, marks: Marks) -> Entry | None:
-    """The map's entry, unless this pod has seen a higher epoch (A1): then nothing is done about the partition."""
-    if ring is None or partition >= len(ring.entries):
-        return None
-    entry = ring.entries[partition]
-    return entry if entry.epoch >= marks.seen_epoch else None

@@ -9,14 +9,22 @@ from .hashring import CopyId, Entry, HashRing
 from .pod_table import Marks
 from .report import Process, Report
 
+NOWHERE = ("127.0.0.1", 1)
+"""The source of a sealed copy: nothing listens there, and a replica of it answers PSYNC with -NOMASTERLINK."""
+
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """A replica as the primary's INFO shows it; `copy` is what it announces, None when that is no copy id."""
+    """A replica as the primary's INFO shows it; `copy` is what it announces, None when that is no copy id.
+
+    `streams`: what it acknowledges was seen to grow since it came online. Until then it may hold no more than the
+    snapshot it was filled from: the engine sends it the stream only some time later, up to a second.
+    """
 
     copy: CopyId | None
     online: bool
     offset: int
+    streams: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +144,8 @@ class AgentView:
     kept in memory only, and what they say of other epochs is ignored.
     `read_failing` says that the last quorum read did not succeed; `promises` are by partition and pod what was promised
     to this agent, `promise_asks` by asking pod and partition what others ask for now.
+    `only`: the step is about these partitions alone, because nothing else has changed; `partial_step.continued` puts
+    its decision together with the one before. Of other partitions `copies` and `gates` may then be left out.
     """
 
     pod: str
@@ -153,6 +163,7 @@ class AgentView:
     read_failing: bool = False
     promises: Mapping[int, Mapping[str, Promise]] = field(default_factory=dict)
     promise_asks: Mapping[str, Mapping[int, PromiseAsk]] = field(default_factory=dict)
+    only: frozenset[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any, Self
 
 from .hashring import CopyId, Entry, entry_from_json, entry_to_json
@@ -37,10 +38,11 @@ class CopyReport:
     nothing in flight, or its deadline has passed. `sealed_epoch` is the epoch at which the copy was sealed with its
     history intact (0: it is not): only then `term` and `offset` are its final rank (A4). `intact` is False for a copy
     that is loading, in a full resync, or was never in sync: a *new* copy. `born_epoch` is the epoch at which the
-    process was started. `required` is what the primary requires at `required_epoch`, confirmed by every router;
-    `lagging` are in-sync members that are not attached to it or fall behind. `taken_over_epoch` is the epoch of the
-    hand-over by which this very copy became primary, `gave_up_epoch` the one in which it, as primary, gave the
-    hand-over up before a token was sent (0: none).
+    process was started. `required` is what the primary requires at `required_epoch`, confirmed by every router, and
+    what may be made in-sync members; `awaited` are those that it requires too, but which do not yet hold all that was
+    answered before (sync only). `lagging` are in-sync members that are not attached to it or fall behind.
+    `taken_over_epoch` is the epoch of the hand-over by which this very copy became primary, `gave_up_epoch` the one in
+    which it, as primary, gave the hand-over up before a token was sent (0: none).
     Offsets are bytes of the replication stream; memory and keys are for people.
     """
 
@@ -60,6 +62,7 @@ class CopyReport:
     lagging: tuple[CopyId, ...] = ()
     required_epoch: int = 0
     required: tuple[CopyId, ...] = ()
+    awaited: tuple[CopyId, ...] = ()
     taken_over_epoch: int = 0
     gave_up_epoch: int = 0
     used_memory: int = 0
@@ -73,7 +76,8 @@ class Report:
 
     `version` is the resourceVersion of the map the agent acts on ('' for none). `authority_s` is the time left in
     seconds, negative since when it has lapsed. `entries` are the last entries the agent has taken, for rebuilding a
-    lost map (O8). `incarnation` changes with every start of the agent. `resources` are whole-pod figures for people.
+    lost map (O8). `incarnation` changes with every start of the agent. `engine` is what its copies run, such as
+    "valkey 9.1.2" ('': not known).
     """
 
     pod: str
@@ -85,6 +89,7 @@ class Report:
     routers: int = 0
     clients: int = 0
     draining: bool = False
+    engine: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON: field names as here, partitions as strings, defaults of copies left out."""
@@ -110,12 +115,32 @@ class Report:
 
 
 _DEFAULT = asdict(CopyReport())
+_COPIES = ("required", "awaited", "lagging")
+_FIGURES = ("offset", "used_memory", "keys", "silent_s")
+_FACTS = attrgetter(*(field.name for field in fields(CopyReport) if field.name not in _FIGURES))
+
+
+def essence(report: Report) -> tuple[object, ...]:
+    """What decisions depend on: without the figures that grow by themselves, but for the offsets of sealed copies and
+    every full second of silence. Two reports with equal essences say the same.
+
+    It is made for every report of every pod: hence no copies of values, only their fields.
+    """
+    rest = (
+        *(report.incarnation, report.version, report.authority_s > 0, report.routers, report.draining),
+        *(report.engine, report.entries),
+    )
+    copies = {
+        partition: (_FACTS(copy), copy.offset if copy.sealed_epoch else 0, copy.silent_s // 1.0)
+        for partition, copy in report.copies.items()
+    }
+    return rest, copies
 
 
 def _copy_to_json(copy: CopyReport) -> dict[str, Any]:
     data: dict[str, Any] = {f.name: getattr(copy, f.name) for f in fields(copy)}
     changed = {name: value for name, value in data.items() if value != _DEFAULT[name]}
-    for name in ("required", "lagging"):
+    for name in _COPIES:
         if name in changed:
             changed[name] = [str(item) for item in changed[name]]
     if "process" in changed:
@@ -125,7 +150,7 @@ def _copy_to_json(copy: CopyReport) -> dict[str, Any]:
 
 def _copy_from_json(data: Mapping[str, Any]) -> CopyReport:
     values = dict(data)
-    for name in ("required", "lagging"):
+    for name in _COPIES:
         if name in values:
             values[name] = tuple(CopyId.parse(item) for item in values[name])
     if "process" in values:

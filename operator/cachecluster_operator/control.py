@@ -10,8 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
-from operator import attrgetter
+from dataclasses import replace
 
 import aiohttp
 
@@ -19,7 +18,7 @@ from cachecluster_core.hashring import HashRing, Settings, State
 from cachecluster_core.leaving import leaving_pods
 from cachecluster_core.operator_step import operator_step, remember
 from cachecluster_core.operator_view import Event, Memory, OperatorDecision, OperatorView, PodView, Suspicion
-from cachecluster_core.report import CopyReport, Report
+from cachecluster_core.report import Report, essence
 
 from .agent_stream import AgentStream
 from .map_keeper import MapKeeper
@@ -39,8 +38,6 @@ STEP_ERROR_PAUSE_S = 1.0
 """Pause after `operator_step` failed: an assertion of it must stop decisions, not the operator."""
 STALL_S = 0.5
 """The loop woke so much too late: this process was stopped or starved, and reports may be waiting unread."""
-SILENCE_STEP_S = 1.0
-"""How finely a silent redis process wakes the step, which also wakes by itself."""
 REFRESH_S = 0.5
 """Shortest time between two reads of the map because reports name another version."""
 
@@ -133,7 +130,7 @@ class ControlLoop:
         if self._keeper.known and _is_newer(report.version, self._keeper.map) and now - self._refreshed_at >= REFRESH_S:
             self._refreshed_at = now
             self._keeper.refresh()
-        before, self._essences[uid] = self._essences.get(uid), _essence(report, self._settled())
+        before, self._essences[uid] = self._essences.get(uid), essence(report)
         if before != self._essences[uid]:
             self.wake()
 
@@ -271,11 +268,6 @@ class ControlLoop:
         pods = self._pods.pods()
         return frozenset(pod.uid for pod in pods if not pod.ready) if len(pods) == 1 else frozenset()
 
-    def _settled(self) -> bool:
-        """Every partition is served and none is being filled: figures in reports decide nothing."""
-        ring = self._keeper.map
-        return ring is not None and all(entry.state is State.STABLE and not entry.learners for entry in ring.entries)
-
     # -- streams follow pods -------------------------------------------------------------------------------------------
 
     def _follow_pods(self, session: aiohttp.ClientSession) -> None:
@@ -370,19 +362,3 @@ def _is_newer(version: str, ring: HashRing | None) -> bool:
     if version.isdigit() and known.isdigit():
         return int(version) > int(known)
     return version != known
-
-
-_FIGURES = ("offset", "used_memory", "keys", "silent_s")
-_WHOLE_COPY = attrgetter(*(field.name for field in fields(CopyReport)))
-_SETTLED_COPY = attrgetter(*(field.name for field in fields(CopyReport) if field.name not in _FIGURES))
-
-
-def _essence(report: Report, settled: bool) -> tuple[object, ...]:
-    """What decisions depend on. In a settled cluster that leaves out all figures that grow by themselves.
-
-    It is made for every report of every pod: hence no copies of values, only their fields.
-    """
-    rest = (report.incarnation, report.version, report.authority_s > 0, report.routers, report.draining, report.entries)
-    copy_of = _SETTLED_COPY if settled else _WHOLE_COPY
-    copies = [(p, copy_of(copy), copy.silent_s // SILENCE_STEP_S) for p, copy in report.copies.items()]
-    return (rest, copies)

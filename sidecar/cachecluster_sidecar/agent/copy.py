@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 from cachecluster_core.agent_step import NOWHERE
@@ -33,6 +34,7 @@ from .engine_process import EngineProcess, StartFailed
 from .observation import SECTIONS, STATE_SECTIONS, Observation, parse_info
 from .pace import OffsetHistory, Pace
 from .resp import Reply, ReplyError
+from .streams import Streams
 from .supervisor import NotSupervised
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ class LocalCopy:
         self._observation: Observation | None = None
         self._observed_ns = 0
         self._offsets = OffsetHistory(self._pace)
+        self._streams = Streams()
         self._again = AskAgain(lambda: self.poll(self._loop.time()))
         self._interval = self._pace.awaiting_first
         self._quick_until = 0.0
@@ -353,6 +356,7 @@ class LocalCopy:
             raise ValueError(f"not an INFO: {info!r}")
         now = self._loop.time()
         before, seen = self._observation, parse_info(info, self._observation)
+        seen = replace(seen, attached=self._streams.look(seen.attached))
         self._observation, self._observed_ns = seen, asked_ns
         again = self._again.observed(seen.link_up)
         if before is None or _shape(before) != _shape(seen):
@@ -384,7 +388,7 @@ class LocalCopy:
 
 def _shape(seen: Observation) -> tuple[object, ...]:
     """What must be acted on at once when it changes: everything but figures that grow all the time."""
-    attached = tuple((replica.copy, replica.online) for replica in seen.attached)
+    attached = tuple((replica.copy, replica.online, replica.streams) for replica in seen.attached)
     return seen.source, seen.link_up, seen.syncing, seen.has_stream, seen.replid, attached
 
 

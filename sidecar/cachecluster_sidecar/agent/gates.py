@@ -45,12 +45,14 @@ class Gates:
         self._records = {partition: record for partition, record in records.items() if record != GateRecord()}
         self._patient = patient
 
-    def views(self) -> dict[int, GateView]:
-        """What `agent_step` sees of them."""
-        return {
-            partition: GateView(record.gate_epoch, record.generation, record.deadline_ns, self._confirmed(partition))
-            for partition, record in self._records.items()
-        }
+    def views(self, only: Iterable[int] | None = None) -> dict[int, GateView]:
+        """What `agent_step` sees of them, or of these."""
+        shown = self._records if only is None else [partition for partition in only if partition in self._records]
+        return {partition: self._view(partition) for partition in shown}
+
+    def _view(self, partition: int) -> GateView:
+        record = self._records[partition]
+        return GateView(record.gate_epoch, record.generation, record.deadline_ns, self._confirmed(partition))
 
     def is_shut(self, partition: int) -> bool:
         """Its record says so, whether routers have confirmed it or not."""

@@ -34,14 +34,14 @@ UNANSWERED = (OSError, TimeoutError, aiohttp.ClientError, Refused, ValueError)
 
 
 class HandOvers:
-    """`on_change`: there is something new for the next step. `on_news`: another copy serves a partition.
+    """`on_change`: there is something new about a partition for the next step. `on_news`: another copy serves one.
     `on_asked`: a message of a primary came."""
 
     def __init__(
         self,
         pod: str,
         peers: PeerAgents,
-        on_change: Callable[[], None],
+        on_change: Callable[[int], None],
         on_news: Callable[[], None],
         on_asked: Callable[[HandoverMessage], None],
     ) -> None:
@@ -65,6 +65,11 @@ class HandOvers:
     def busy(self) -> bool:
         """This agent waits for another one's answer."""
         return bool(self._saying)
+
+    @property
+    def said(self) -> Iterable[int]:
+        """The partitions about which it waits for an answer."""
+        return self._saying.keys()
 
     def is_ahead(self, partition: int, epoch: int) -> bool:
         """Somebody acts on a newer entry than the one known here."""
@@ -109,7 +114,7 @@ class HandOvers:
         log.info("partition %d: %s has taken over at epoch %d", partition, news.copy, news.epoch)
         self.taken_over[partition] = news
         self._on_news()
-        self._on_change()
+        self._on_change(partition)
 
     async def close(self) -> None:
         """Say nothing more."""
@@ -147,7 +152,7 @@ class HandOvers:
         if known is None or _stage(message) >= _stage(known):
             self.asked[message.partition] = message
         self._on_asked(message)
-        self._on_change()
+        self._on_change(message.partition)
 
     # Saying
 
@@ -188,7 +193,7 @@ class HandOvers:
         self.words[message.partition] = word
         if word.taken_over_epoch == message.epoch and word.copy == message.successor:
             self.take_news(message.partition, TakenOver(message.epoch, word.copy))
-        self._on_change()
+        self._on_change(message.partition)
 
     def _tell(self, news: Mapping[int, TakenOver]) -> None:
         fresh = {partition: one for partition, one in news.items() if self._told.get(partition) != one}

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from cachecluster_core.agent_step import agent_step
@@ -16,7 +17,6 @@ from cachecluster_core.agent_view import (
     AgentDecision,
     AgentView,
     Command,
-    CopyView,
     HandoverMessage,
     PromiseAsk,
     Restart,
@@ -24,6 +24,7 @@ from cachecluster_core.agent_view import (
 )
 from cachecluster_core.handover import is_shutting
 from cachecluster_core.hashring import HashRing
+from cachecluster_core.partial_step import continued
 from cachecluster_core.pod_table import Marks
 from cachecluster_core.report import Process, Report
 
@@ -54,11 +55,12 @@ QUICK_S = 0.15
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who this agent is; `boot_id` is the kernel's, `incarnation` this process'."""
+    """Who this agent is; `boot_id` is the kernel's, `incarnation` this process'; `engine` is as in `Report.engine`."""
 
     pod: str
     incarnation: str
     boot_id: str
+    engine: str = ""
 
 
 class AgentLoop:
@@ -100,7 +102,11 @@ class AgentLoop:
         self._read_failing = False
         self._promise_asks: dict[str, Mapping[int, PromiseAsk]] = {}
         self._promised: Mapping[str, frozenset[int]] = {}
+        self._shutting: frozenset[int] = frozenset()
+        self._last = AgentDecision()
         self._wake = asyncio.Event()
+        self._changed: set[int] = set()
+        self._all_changed = True
         self._loop = asyncio.get_running_loop()
         self.stepped_at = self._loop.time()
         self.draining = False
@@ -119,8 +125,10 @@ class AgentLoop:
         adopted = (self._copy(p).attach(self._marks.get(p, Marks()).run_id) for p in found)
         await asyncio.gather(*adopted)
 
-    def wake(self) -> None:
-        """Something changed: step soon."""
+    def wake(self, *partitions: int) -> None:
+        """Something changed about these partitions, or, without any, perhaps about all: step soon."""
+        self._changed.update(partitions)
+        self._all_changed |= not partitions
         self._wake.set()
 
     def take_read(self, read: MapRead) -> None:
@@ -132,6 +140,7 @@ class AgentLoop:
             self._remembered.take(read.ring)
         if read.ring is not self._ring:
             self._filling = _filled_from(read.ring, self._identity.pod)
+            self._changed |= _changed_entries(self._ring, read.ring)  # these first, then all
         self._ring, self._sent_ns = read.ring, read.sent_ns
         self.handovers.use_map(read.ring)
         self._tell_routes()
@@ -180,10 +189,11 @@ class AgentLoop:
 
     async def run(self) -> None:
         """Step until cancelled."""
-        next_tick = 0.0
+        next_tick = next_look = 0.0
         while True:
             now = self._loop.time()
-            due = min([next_tick, *(copy.due for copy in self._copies.values())])
+            looking = bool(self._shutting) or self.handovers.busy
+            due = min([next_tick, *(copy.due for copy in self._copies.values()), *([next_look] if looking else [])])
             if due > now and not self._wake.is_set():
                 try:
                     async with asyncio.timeout(due - now):
@@ -191,18 +201,35 @@ class AgentLoop:
                 except TimeoutError:
                     pass
             now = self._loop.time()
-            for copy in self._copies.values():
-                if copy.due <= now:
-                    copy.poll(now)
-            for partition in self._filling:
-                if (filling := self._copies.get(partition)) is not None:
-                    filling.hasten()
-            if self._wake.is_set() or next_tick <= now:
-                self._wake.clear()
-                self.step()
-                tick = HAND_OVER_TICK_S if self._handing_over() else TICK_S
-                next_tick = (now // tick + 1) * tick
-                await asyncio.sleep(0)
+            self._poll(now)
+            if looking and next_look <= now:
+                next_look = now + HAND_OVER_TICK_S
+                self._look_after_handovers()
+            if next_tick <= now:
+                next_tick = (now // TICK_S + 1) * TICK_S
+                self.wake()
+            if self._wake.is_set():
+                await self._step_what_changed()
+
+    def _poll(self, now: float) -> None:
+        for copy in self._copies.values():
+            if copy.due <= now:
+                copy.poll(now)
+        for partition in self._filling:
+            if (filling := self._copies.get(partition)) is not None:
+                filling.hasten()
+
+    async def _step_what_changed(self) -> None:
+        """Most of what happens concerns one partition; it must not wait until all others have been stepped."""
+        self._wake.clear()
+        everything, self._all_changed = self._all_changed, False
+        if self._changed:
+            only, self._changed = frozenset(self._changed), set()
+            self.step(only)
+            await asyncio.sleep(0)
+        if everything:
+            self.step()
+            await asyncio.sleep(0)
 
     def promise(self, asker: str, asks: Mapping[int, PromiseAsk]) -> frozenset[int]:
         """Another agent asks for promises: the partitions for which they are given, and written down."""
@@ -215,11 +242,14 @@ class AgentLoop:
         finally:
             self._promise_asks = {}
 
-    def step(self) -> None:
-        """Decide once and carry it out."""
-        view = self._view()
-        self._count_deaths(view.copies)
+    def step(self, only: frozenset[int] | None = None) -> None:
+        """Decide once, about all partitions or only these, and carry it out."""
+        view = self._view(only)
+        self._count_deaths(view)
         decision = agent_step(view)
+        if only is not None:
+            decision = continued(self._last, decision, only)
+        self._last = decision
         self._carry_out(decision)
         self._promised = decision.promised
         self.stepped_at = self._loop.time()
@@ -227,6 +257,7 @@ class AgentLoop:
             self.report = replace(
                 decision.report,
                 incarnation=self._identity.incarnation,
+                engine=self._identity.engine,
                 routers=self._hub.admitted if self._hub is not None else 0,
                 clients=self._hub.clients if self._hub is not None else 0,
                 draining=self.draining,
@@ -246,7 +277,8 @@ class AgentLoop:
         if self._table is not None:
             self._table.close()
 
-    def _view(self) -> AgentView:
+    def _view(self, only: frozenset[int] | None) -> AgentView:
+        shown = self._copies if only is None else {p: self._copies[p] for p in only if p in self._copies}
         return AgentView(
             pod=self._identity.pod,
             map=self._ring,
@@ -254,8 +286,8 @@ class AgentLoop:
             now_ns=boottime_ns(),
             taken=self._remembered.taken,
             marks=self._marks,
-            gates=self._gates.views(),
-            copies={partition: copy.view() for partition, copy in self._copies.items()},
+            gates=self._gates.views(only),
+            copies={partition: copy.view() for partition, copy in shown.items()},
             replication_port=self._engine.replication_port,
             words=self.handovers.words,
             asked=self.handovers.asked,
@@ -263,6 +295,7 @@ class AgentLoop:
             read_failing=self._read_failing,
             promises=self._promises.promises,
             promise_asks=self._promise_asks,
+            only=only,
         )
 
     def _carry_out(self, decision: AgentDecision) -> None:
@@ -273,23 +306,25 @@ class AgentLoop:
             self._table.write_marks(partition, marks)
             self._account.marks_changed(partition, self._marks.get(partition, Marks()), marks)
             self._marks[partition] = marks
+        if decision.marks:
+            self._shutting = _shutting(self._marks)
         self._gates.change(decision.gates)
-        self._gates.be_patient(_shutting(self._marks))
+        self._gates.be_patient(self._shutting)
         self.handovers.carry_out(decision)
         self._promises.carry_out(decision.asks, self._ring)
         self._account.settle(self._ring, self.handovers.taken_over, boottime_ns())
         for command in decision.commands:
             self._execute(command)
         self._forget_absent()
-        if decision.marks or any(change.new_generation for change in decision.gates):
-            self.wake()  # the report is about the view before; a deadline that was moved changes nothing in it
+        changed = {*decision.marks, *(change.partition for change in decision.gates if change.new_generation)}
+        if changed:
+            self.wake(*changed)  # the report is about the view before; a deadline that was moved changes nothing in it
 
-    def _handing_over(self) -> bool:
+    def _look_after_handovers(self) -> None:
         """A hand-over goes on here that has its time; the gates that are shut for one are looked after closely."""
-        shutting = _shutting(self._marks)
-        for partition in shutting:
+        for partition in self._shutting:
             self._quicken(partition)
-        return bool(shutting) or self.handovers.busy
+        self.wake(*self._shutting, *self.handovers.said)
 
     def _look_quickly(self, message: HandoverMessage) -> None:
         """A primary waits until the copy here has its final offset."""
@@ -305,7 +340,7 @@ class AgentLoop:
         copy.execute(command, self._engine_settings())
         if copy.busy:
             log.info("%s", command)
-            self.wake()
+            self.wake(command.partition)
         if isinstance(command, Start | Restart):
             self._metrics.engine_started()
 
@@ -316,26 +351,29 @@ class AgentLoop:
         copy = self._copies.get(partition)
         if copy is None:
             process = EngineProcess(partition, self._engine, self._supervisor)
-            copy = self._copies[partition] = LocalCopy(partition, process, self.wake)
+            copy = self._copies[partition] = LocalCopy(partition, process, partial(self.wake, partition))
         return copy
 
     def _forget_absent(self) -> None:
         for partition in [partition for partition, copy in self._copies.items() if copy.absent]:
             del self._copies[partition]
 
-    def _count_deaths(self, copies: Mapping[int, CopyView]) -> None:
-        for partition, view in copies.items():
+    def _count_deaths(self, view: AgentView) -> None:
+        for partition, copy in view.copies.items():
             before = self._processes.get(partition, Process.ABSENT)
-            if view.process is Process.DEAD and before in (Process.UP, Process.SILENT):
+            if copy.process is Process.DEAD and before in (Process.UP, Process.SILENT):
                 log.warning("partition %d: the engine died", partition)
                 self._metrics.engine_died()
-        self._processes = {partition: view.process for partition, view in copies.items()}
+            self._processes[partition] = copy.process
+        if view.only is None:
+            self._processes = {partition: copy.process for partition, copy in view.copies.items()}
 
     def _open_table(self, partitions: int) -> None:
         self._table = PodTable.open(self._table_path, partitions, self._identity.boot_id)
         marks = {partition: self._table.marks(partition) for partition in range(partitions)}
         self._marks = {partition: mark for partition, mark in marks.items() if mark != Marks()}
-        self._gates.use_table(self._table, self._marks, _shutting(self._marks))
+        self._shutting = _shutting(self._marks)
+        self._gates.use_table(self._table, self._marks, self._shutting)
 
     def _tell_routes(self) -> None:
         ring = self._ring if self._sent_ns else self._remembered.ring
@@ -355,6 +393,13 @@ def _filled_from(ring: HashRing | None, pod: str) -> tuple[int, ...]:
         for partition, entry in enumerate(entries)
         if entry.learners and entry.primary is not None and entry.primary.pod == pod
     )
+
+
+def _changed_entries(before: HashRing | None, after: HashRing | None) -> set[int]:
+    """The partitions whose entry is another one than before; none when that cannot be told."""
+    if before is None or after is None:
+        return set()
+    return {p for p, (old, new) in enumerate(zip(before.entries, after.entries, strict=False)) if old != new}
 
 
 def _shutting(marks: Mapping[int, Marks]) -> frozenset[int]:

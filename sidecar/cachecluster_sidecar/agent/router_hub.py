@@ -67,14 +67,15 @@ class _Worker:
 
 
 class RouterHub:
-    """`on_change` is called when a confirmation came, a router registered, or one ended; `on_register` wants a read."""
+    """`on_change` is called with the partitions of which a confirmation came, without any when a router registered or
+    ended. `on_register` wants a read."""
 
     def __init__(
         self,
         run_dir: Path,
         workers: int,
         command: Callable[[int], Sequence[str]],
-        on_change: Callable[[], None],
+        on_change: Callable[..., None],
         on_register: Callable[[], None],
         on_start: Callable[[], None] = lambda: None,
         times: RouterTimes | None = None,
@@ -217,7 +218,7 @@ class RouterHub:
                 worker = self._worker_of(link)
                 for partition, generation in pairs:
                     worker.confirmed[int(partition)] = max(generation, worker.confirmed.get(int(partition), 0))
-                self._on_change()
+                self._on_change(*(int(partition) for partition, _ in pairs))
             case {"metrics": {"id": int(number)} as counters}:
                 _, future = self._counters.get(number, (0, None))
                 if future is not None and not future.done():

@@ -10,13 +10,12 @@ import hmac
 import json
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from cachecluster_core.report import Report
+from cachecluster_core.report import Report, essence
 
 from .handover import HANDOVER_PATH, TAKEN_OVER_PATH
 from .handover_messages import message_from_json, news_from_json, word_to_json
@@ -46,7 +45,7 @@ class AgentServer:
         self._loop = loop
         self._maps = maps
         self._report: Report | None = None
-        self._said: Report | None = None
+        self._said: tuple[object, ...] = ()
         self._streams: set[_Stream] = set()
         self.app = web.Application(middlewares=[self._authorise], client_max_size=MAX_MESSAGE_BYTES)
         self.app.router.add_get("/v1/stream", self._stream)
@@ -59,7 +58,7 @@ class AgentServer:
     def publish(self, report: Report) -> None:
         """A step was made: this is what it reports."""
         self._report = report
-        said = replace(report, authority_s=0.0)
+        said = essence(report)
         if said != self._said:
             self._said = said
             for stream in self._streams:
