@@ -39,6 +39,10 @@ test: install  ## all tests that this machine can run, or one tier: TIER=0..4
 bench-move: install  ## planned hand-overs beside the engine's FAILOVER, as clients see them: build/bench/move.json
 	$(BIN)/python -m bench.move
 
+bench-router: install  ## the router beside twemproxy, Envoy and the engine (ARGS="--quick", ARGS=--help): build/bench/router.json
+	$(BIN)/python -m bench.router_peers
+	$(BIN)/python -m bench.router $(ARGS)
+
 lint: install  ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -1,0 +1,152 @@
+"""The three measurements of `make bench-router`: closed load, open load at fixed rates, memory.
+
+Subjects take turns of about a second, in an order that moves on from round to round, so that what else the machine does
+falls on all of them. Figures are medians of the rounds; ratios are medians of the ratios within each round.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from bench.router_load import Load, LoadFailed, Turn, measure
+from bench.router_subjects import DIRECT, ENVOY, TWEMPROXY, Subject, memory_kib
+
+WARM_UP_S = 0.2
+P99_LIMIT_US = 2000.0
+RATES = tuple(round(5000 * 1.1**step, -2) for step in range(59))
+"""Requests a second that the search for the highest one looks at: 5,000 to 1.3 million, each a tenth above the last."""
+FIXED_RATES = {1: (5000, 20000), 16: (20000, 100000)}
+"""Requests a second at which latencies are shown, by pipeline."""
+LEAST_SHARE = 0.98
+"""Of the requests that were due, those that must be answered for a rate to count as kept."""
+SEARCH_CLIENTS = 50
+MEMORY_CLIENTS = (500, 5000)
+SETTLE_S = 1.0
+
+
+def say(text: str) -> None:
+    """Progress."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def in_turns(subjects: Sequence[Subject], rounds: int) -> Iterator[tuple[int, Subject]]:
+    """Every subject in every round; the first of a round is the second of the one before."""
+    for number in range(rounds):
+        for place in range(len(subjects)):
+            yield number, subjects[(place + number) % len(subjects)]
+
+
+def median(values: Iterable[float]) -> float:
+    """The middle one, to two digits behind the point."""
+    return round(statistics.median(values), 2)
+
+
+def closed(subjects: Sequence[Subject], load: Load, rounds: int, seconds: float) -> dict[str, Any]:
+    """Every subject under a load: figures by its name."""
+    turns: dict[str, list[Turn]] = {subject.name: [] for subject in subjects}
+    for _, subject in in_turns(subjects, rounds):
+        turns[subject.name].append(measure(subject.targets, load, subject.pids, seconds, WARM_UP_S))
+    return {name: _figures(seen) | _ratios(seen, turns) for name, seen in turns.items()}
+
+
+def _figures(turns: list[Turn]) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        "cpu us": median(turn.cpu for turn in turns),
+        "cpu us by round": [round(turn.cpu, 2) for turn in turns],
+        "requests/s": round(statistics.median(turn.rate for turn in turns)),
+        "p50 us": median(turn.p50 for turn in turns),
+        "p99 us": median(turn.p99 for turn in turns),
+        "p99.9 us": median(turn.p99_9 for turn in turns),
+        "load generator cpu us": median(turn.load_cpu for turn in turns),
+    }
+    if errors := sum(turn.errors for turn in turns):
+        figures |= {"errors": errors, "first error": next(turn.first_error for turn in turns if turn.errors)}
+    return figures
+
+
+def _ratios(turns: list[Turn], all_turns: dict[str, list[Turn]]) -> dict[str, float]:
+    """CPU per request over that of each peer in the same round."""
+    return {
+        f"cpu / {peer}": median(own.cpu / other.cpu for own, other in zip(turns, all_turns[peer], strict=True))
+        for peer in (TWEMPROXY, ENVOY, DIRECT)
+        if peer in all_turns
+    }
+
+
+def open_load(subjects: Sequence[Subject], pipelines: Iterable[int], rounds: int, seconds: float) -> dict[str, Any]:
+    """Latencies at fixed rates, and the highest rate at which p99 stays below the limit."""
+    found: dict[str, Any] = {}
+    for pipeline in pipelines:
+        load = Load("get", 64, pipeline, SEARCH_CLIENTS)
+        for rate in FIXED_RATES.get(pipeline, ()):
+            asked = replace(load, rate=float(rate))
+            say(f"open: {asked.name}")
+            found[asked.name] = _at_rate(subjects, asked, rounds, seconds)
+        highest: dict[str, list[float]] = {subject.name: [] for subject in subjects}
+        for number, subject in in_turns(subjects, rounds):
+            highest[subject.name].append(highest_rate(subject, load, seconds))
+            say(f"open: pipeline {pipeline}, round {number + 1}, {subject.name}: {highest[subject.name][-1]:.0f}/s")
+        found[f"highest rate, pipeline {pipeline}"] = {
+            name: {"requests/s": statistics.median(rates), "by round": rates} for name, rates in highest.items()
+        }
+    return found
+
+
+def _at_rate(subjects: Sequence[Subject], load: Load, rounds: int, seconds: float) -> dict[str, Any]:
+    turns: dict[str, list[Turn]] = {subject.name: [] for subject in subjects}
+    for _, subject in in_turns(subjects, rounds):
+        turns[subject.name].append(measure(subject.targets, load, subject.pids, seconds, WARM_UP_S))
+    figures = {name: _figures(seen) for name, seen in turns.items()}
+    if DIRECT in figures:
+        for name, seen in turns.items():
+            added = [own.p99 - other.p99 for own, other in zip(seen, turns[DIRECT], strict=True)]
+            figures[name]["p99 us added"] = median(added)
+    return figures
+
+
+def keeps(subject: Subject, load: Load, seconds: float) -> bool:
+    """Does p99 stay below the limit at this rate? What misses it is tried again: the machine has other things to do."""
+    for _ in range(2):
+        turn = measure(subject.targets, load, subject.pids, seconds, WARM_UP_S)
+        if turn.p99 < P99_LIMIT_US and turn.rate > LEAST_SHARE * load.rate:
+            return True
+    return False
+
+
+def highest_rate(subject: Subject, load: Load, seconds: float) -> float:
+    """By bisection of RATES; 0 when it keeps none."""
+    low, high = -1, len(RATES)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if keeps(subject, replace(load, rate=RATES[middle]), seconds):
+            low = middle
+        else:
+            high = middle
+    return RATES[low] if low >= 0 else 0.0
+
+
+def memory(subjects: Sequence[Subject]) -> dict[str, Any]:
+    """Resident memory (KiB) before, with so many clients of which each asks about once a second, and after."""
+    found: dict[str, Any] = {}
+    for subject in subjects:
+        figures: dict[str, int] = {"before": memory_kib(subject.pids)}
+        for clients in MEMORY_CLIENTS:
+            say(f"memory: {subject.name}, {clients} clients")
+            seen: list[int] = []
+            load = Load("get", 64, 1, clients, rate=float(clients))
+            try:
+                measure(subject.targets, load, subject.pids, 2.0, 0.5, lambda: seen.append(memory_kib(subject.pids)))  # noqa: B023
+            except LoadFailed as error:
+                say(f"memory: {subject.name}: {error}")
+                continue
+            figures[f"{clients} clients"] = seen[0]
+        time.sleep(SETTLE_S)
+        figures["after"] = memory_kib(subject.pids)
+        found[subject.name] = figures
+    return found

@@ -1,0 +1,44 @@
+"""The figures of `make bench-router` as tables for people, on standard output."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+COLUMNS = ("cpu us", "cpu / twemproxy", "cpu / envoy", "cpu / direct", "requests/s", "p50 us", "p99 us", "p99.9 us")
+RATE_COLUMNS = ("cpu us", "requests/s", "p50 us", "p99 us", "p99.9 us", "p99 us added")
+
+
+def _write(title: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table with a line for each row, whose first cell is its name."""
+    cells = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells]
+    sys.stdout.write("\n".join([f"\n{title}", *lines]) + "\n")
+    sys.stdout.flush()
+
+
+def write_closed(title: str, figures: dict[str, Any]) -> None:
+    """One load: a line for each subject, and what went wrong."""
+    _write(
+        title, ("", *COLUMNS), [(name, *(seen.get(column, "") for column in COLUMNS)) for name, seen in figures.items()]
+    )
+    for name, seen in figures.items():
+        if "errors" in seen:
+            sys.stdout.write(f"{name}: {seen['errors']} errors, the first: {seen['first error']}\n")
+
+
+def write_open(engine: str, figures: dict[str, Any]) -> None:
+    """Latencies at each fixed rate, and the highest rates."""
+    for title, seen in figures.items():
+        columns = ("requests/s", "by round") if title.startswith("highest") else RATE_COLUMNS
+        rows = [(name, *(found.get(column, "") for column in columns)) for name, found in seen.items()]
+        _write(f"{engine}, open, {title}", ("", *columns), rows)
+
+
+def write_memory(engine: str, figures: dict[str, Any], clients: Iterable[int]) -> None:
+    """Resident memory of all processes of each subject."""
+    columns = ("before", *(f"{number} clients" for number in clients), "after")
+    rows = [(name, *(seen.get(column, "") for column in columns)) for name, seen in figures.items()]
+    _write(f"{engine}, resident memory, KiB", ("", *columns), rows)
