@@ -141,6 +141,16 @@ class LocalProcess:
         for name in names or [node["name"] for node in self.state()["nodes"]]:
             self._ask("POST", f"/v1/nodes/{name}/outdated")
 
+    def roll_to(self, engine: str) -> list[str]:
+        """Have all nodes replaced by ones of another engine; what of it is pending."""
+        pending: list[str] = self._ask("PUT", "/v1/desired", {"engine": engine})["pending"]
+        return pending
+
+    def engines(self) -> set[str]:
+        """The engines that all engine processes were started as."""
+        names = (Path(f"/proc/{pid}/cmdline").read_text() for pid in self.state()["pids"]["engine"])
+        return {name.partition("-server")[0].rpartition("/")[2] for name in names}
+
     def delete_node(self, name: str) -> None:
         """End a node in order, as `kubectl delete pod`."""
         self._ask("DELETE", f"/v1/nodes/{name}")

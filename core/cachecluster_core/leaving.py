@@ -2,7 +2,8 @@
 
 A pod that is `leaving` by the map stays so for ever: its copies are rebuilt elsewhere, its primaries move, and when no
 entry names it any more it is deleted. Its replacement, if there is to be one, is made at once, so that copies move
-straight to it. A roll goes on to the next pod only when everything is whole: one that makes things worse stops.
+straight to it. A roll goes on to the next pod only when everything is whole: one that makes things worse stops. So does
+one whose new pods have an engine that cannot be filled by the one that there is.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from .engines import Engines
 from .hashring import Entry, HashRing, State
 from .operator_view import OperatorView, Pod
 from .pod_number import pod_number
@@ -33,14 +35,16 @@ def newly_leaving(view: OperatorView, entries: tuple[Entry, ...], complete: bool
     staying = sorted(staying_pods(view), key=lambda pod: _dispensable(view, pod))
     surplus = max(0, len(staying) - view.nodes)
     stillborn = [pod for pod in staying if _never_came_up(view, pod)]
-    useless = [*stillborn[:surplus], *(pod for pod in stillborn[surplus:] if pod.outdated)]
+    engines = Engines(view.agents)
+    unfit = [pod for pod in staying if pod not in stillborn and engines.unfit(entries, pod.uid)]
+    useless = [*stillborn[:surplus], *(pod for pod in (*stillborn[surplus:], *unfit) if pod.outdated)]
     if useless or not complete:
         return frozenset(pod.uid for pod in useless)
     if surplus:
         return frozenset(_surplus(view, staying, surplus))
     outdated = [pod for pod in staying if pod.outdated]
     others = len(staying) != len(view.pods)
-    if not outdated or others or not _is_whole(view, entries):
+    if not outdated or others or not _is_whole(view, entries, engines) or any(not pod.outdated for pod in unfit):
         return frozenset()
     return frozenset({min(outdated, key=lambda pod: _dispensable(view, pod)).uid})
 
@@ -72,10 +76,15 @@ def _surplus(view: OperatorView, staying: Sequence[Pod], count: int) -> Iterator
         yield first.uid
 
 
-def _is_whole(view: OperatorView, entries: tuple[Entry, ...]) -> bool:
-    """Every partition is served, and has all its copies in sync."""
+def _is_whole(view: OperatorView, entries: tuple[Entry, ...], engines: Engines) -> bool:
+    """Every partition is served, and has all its copies in sync, or lacks one that only the next pod can be given."""
     factor = min(view.settings.replication_factor, view.nodes)
-    return all(e.state is State.STABLE and not e.learners and len(e.isr) >= factor for e in entries)
+    pods = [pod.uid for pod in staying_pods(view)]
+
+    def is_whole(entry: Entry) -> bool:
+        return len(entry.isr) >= factor or engines.is_stuck(entry, pods)
+
+    return all(e.state is State.STABLE and not e.learners and is_whole(e) for e in entries)
 
 
 def is_empty(ring: HashRing, pod: str) -> bool:

@@ -7,6 +7,7 @@ because its place is elsewhere. Either way only to an in-sync copy that can lead
 from __future__ import annotations
 
 from .election import Facts, can_lead, electing, has_open_gate, is_dead, pod_name
+from .engines import Engines
 from .hashring import CopyId, Entry, State
 from .operator_view import OperatorView, Pod, Suspicion
 
@@ -101,7 +102,11 @@ def _begin(facts: Facts, wanted: tuple[str, ...], emptied: frozenset[str]) -> En
 
 
 def _successor(facts: Facts, wanted: tuple[str, ...], emptied: frozenset[str], any_place: bool) -> CopyId | None:
-    """The in-sync copy that should lead; with `any_place` the next best if that one cannot, else none."""
+    """The in-sync copy that should lead; with `any_place` the next best if that one cannot, else none.
+
+    Where pods run two engines, one that could fill all copies that stay is better than its place; without `any_place`
+    no other will do.
+    """
     entry = facts.entry
     assert entry.primary is not None
     report = facts.copy(entry.primary.pod)
@@ -116,12 +121,17 @@ def _successor(facts: Facts, wanted: tuple[str, ...], emptied: frozenset[str], a
         and facts.has_router(copy.pod)
         and (report is None or copy not in report.lagging)
     ]
+    engines, staying = Engines(facts.view.agents), [copy.pod for copy in entry.isr if copy.pod not in emptied]
     if not any_place:
         if not wanted or wanted[0] == entry.primary.pod:
             return None
-        return next((copy for copy in ready if copy.pod == wanted[0]), None)
+        return next((c for c in ready if c.pod == wanted[0] and engines.fills_all(c.pod, staying)), None)
     order = {pod: place for place, pod in enumerate(wanted)}
-    return min(ready, key=lambda copy: (order.get(copy.pod, len(order)), copy), default=None)
+
+    def rank(copy: CopyId) -> tuple[bool, int, CopyId]:
+        return not engines.fills_all(copy.pod, staying), order.get(copy.pod, len(order)), copy
+
+    return min(ready, key=rank, default=None)
 
 
 def _follows(facts: Facts, copy: CopyId) -> bool:

@@ -29,10 +29,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What a partition has now: the pods that hold it, best first, and the primary's pod."""
+    """What a partition has now: the pods that hold it, best first, and the primary's pod. `barred` pods are given no
+    copy of it, unless they have one."""
 
     pods: tuple[str, ...] = ()
     primary: str | None = None
+    barred: frozenset[str] = frozenset()
 
 
 @lru_cache(maxsize=16)
@@ -42,8 +44,8 @@ def place(
     """For each partition the pods that shall hold it, the primary's first.
 
     `current` has one item per partition; `nodes` is how many pods there are to be, if more than `places`. Fewer pods
-    than `replication_factor` give as many copies as there are pods. Primaries stay where they are as far as they are
-    balanced; copies of primaries are the last to move.
+    than `replication_factor` (barred ones do not count) give as many copies as there are pods. Primaries stay where
+    they are as far as they are balanced; copies of primaries are the last to move.
     """
     if not places:
         return tuple(() for _ in current)
@@ -134,7 +136,9 @@ class _Placer:
         while len(self.holds[partition]) < self.copies:
             holds = self.holds[partition]
             order = self.preference[partition]
-            free = [pod for pod in order if pod not in holds]
+            free = [pod for pod in order if pod not in holds and pod not in self.current[partition].barred]
+            if not free:
+                return
             best = min(free, key=lambda pod: (self._excess(pod) >= 0, self._conflicts(pod, holds), order.index(pod)))
             self._add(partition, best)
 
@@ -158,8 +162,9 @@ class _Placer:
                 continue
             leads = self._primary(partition) == donor
             before = self._conflicts(donor, holds)
+            barred = self.current[partition].barred
             for pod in self.places:
-                if pod in holds or self._excess(donor) - self._excess(pod) <= 1:
+                if pod in holds or pod in barred or self._excess(donor) - self._excess(pod) <= 1:
                     continue
                 rest = [other for other in holds if other != donor]
                 worse = self._conflicts(pod, rest) - before
@@ -181,11 +186,12 @@ class _Placer:
     def _exchange(self, partition: int, pod: str) -> None:
         rest = [other for other in self.holds[partition] if other != pod]
         before = self._conflicts(pod, rest)
+        not_here = {*self.holds[partition], *self.current[partition].barred}
         for other, holds in enumerate(self.holds):
-            if other == partition or pod in holds:
+            if other == partition or pod in holds or pod in self.current[other].barred:
                 continue
             for candidate in holds:
-                if candidate in self.holds[partition] or self._primary(other) == candidate:
+                if candidate in not_here or self._primary(other) == candidate:
                     continue
                 gain = before - self._conflicts(candidate, rest)
                 others = [item for item in holds if item != candidate]
@@ -205,7 +211,7 @@ class _Placer:
             if primary[partition]:
                 count[primary[partition]] += 1
         for partition, holds in enumerate(self.holds):
-            if not primary[partition]:
+            if holds and not primary[partition]:
                 order = self.preference[partition].index
                 primary[partition] = min(holds, key=lambda pod: (count[pod], order(pod)))
                 count[primary[partition]] += 1
@@ -213,6 +219,8 @@ class _Placer:
             pass
         return tuple(
             (first, *sorted((pod for pod in holds if pod != first), key=self.preference[partition].index))
+            if holds
+            else ()
             for partition, (first, holds) in enumerate(zip(primary, self.holds, strict=True))
         )
 

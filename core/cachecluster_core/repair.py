@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+from .engines import Engines
 from .hashring import Entry, State
 from .leaving import leaving_pods
 from .operator_view import OperatorView, Pod, PodView, Suspicion
@@ -47,18 +48,22 @@ def _counts(view: OperatorView, pod: Pod, has_copies: bool) -> bool:
 
 
 def targets(view: OperatorView, entries: tuple[Entry, ...]) -> tuple[tuple[str, ...], ...]:
-    """Where the copies of each partition belong: pods, the preferred primary first."""
+    """Where the copies of each partition belong: pods, the preferred primary first; fewer than `replicationFactor`
+    where pods are missing or cannot be filled."""
     places = tuple(
         Place(pod.uid, pod.name, pod.zone, pod.node) for pod in sorted(holding_pods(view), key=lambda p: p.uid)
     )
-    current = tuple(_holding(entry) for entry in entries)
+    engines, pods = Engines(view.agents), [it.pod for it in places]
+    copies = min(view.settings.replication_factor, len(pods))
+    current = tuple(_holding(entry, engines, engines.barred(entry, pods, copies)) for entry in entries)
     return place(places, view.settings.replication_factor, current, view.nodes)
 
 
-def _holding(entry: Entry) -> Holding:
+def _holding(entry: Entry, engines: Engines, barred: frozenset[str]) -> Holding:
+    learners = sorted(set(entry.learners) - engines.hopeless(entry, entry.learners))
     in_sync = sorted(copy.pod for copy in entry.isr if copy != entry.primary)
     primary = entry.primary.pod if entry.primary else None
-    return Holding((*((primary,) if primary else ()), *in_sync, *entry.learners), primary)
+    return Holding((*((primary,) if primary else ()), *in_sync, *learners), primary, barred)
 
 
 def complete(view: OperatorView) -> bool:
@@ -74,7 +79,7 @@ def repair(view: OperatorView, entries: tuple[Entry, ...], wanted: tuple[tuple[s
     present = frozenset(pod.uid for pod in holding_pods(view))
     keeping, factor = keeping_pods(view), min(view.settings.replication_factor, len(present))
     result = list(entries)
-    syncs = _Syncs(view, entries)
+    syncs, engines = _Syncs(view, entries), Engines(view.agents)
     for partition, entry in enumerate(entries):
         if entry.state in EMPTY:
             if whole or entry.state is State.LOST or _all_pods_had_time(view, partition):
@@ -82,7 +87,8 @@ def repair(view: OperatorView, entries: tuple[Entry, ...], wanted: tuple[tuple[s
         elif entry.state is State.STABLE:
             short = len(entry.pods() & keeping) < factor
             fill = whole or (short and _waited(view, view.memory.short.get(partition)))
-            result[partition] = _repair_one(view, entry, wanted[partition], present, fill, syncs)
+            can_stay = present - engines.hopeless(entry, entry.learners)
+            result[partition] = _repair_one(view, entry, wanted[partition], can_stay, fill, syncs)
     return tuple(result)
 
 
@@ -126,12 +132,13 @@ def _repair_one(
     view: OperatorView,
     entry: Entry,
     wanted: tuple[str, ...],
-    present: frozenset[str],
+    can_stay: frozenset[str],
     fill: bool,
     syncs: _Syncs,
 ) -> Entry:
-    """One change at most: first what is gone, then (`fill`) what is missing, then what is too much."""
-    staying = tuple(pod for pod in entry.learners if pod in present)
+    """One change at most: first learners that are gone or cannot be filled, then (`fill`) what is missing, then what is
+    too much."""
+    staying = tuple(pod for pod in entry.learners if pod in can_stay)
     if staying != entry.learners:
         return entry.changed(learners=staying)  # the primary may require it already: only a higher epoch lets it go
     have = entry.pods()

@@ -18,6 +18,7 @@ from cachecluster_operator.capacity import holdings_of
 from cachecluster_operator.change_track import ChangeTrack
 from cachecluster_operator.control import ControlLoop, Step
 from cachecluster_operator.in_effect import InEffect, in_effect
+from cachecluster_operator.labels import ENGINE_ANNOTATION
 from cachecluster_operator.pause import Pause
 from cachecluster_operator.snapshot import ClusterSnapshot
 from cachecluster_operator.status import compose_status
@@ -27,6 +28,7 @@ from . import state_file
 from .api import LocalApi
 from .control_api import control_routes
 from .desired import spec_of
+from .engines import Missing, engine_binary
 from .guard import READY
 from .map_store import MemoryMapStore
 from .plan import AGENT_PORT, MAX_NODES, NAMESPACE, Plan, check_ports, node_directories
@@ -172,16 +174,21 @@ class LocalCluster:
         """The status that a CacheCluster would have."""
         return compose_status(self._known(), {}, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
 
-    def change(self, nodes: int | None = None, paused: bool | None = None) -> dict[str, Any]:
+    def change(self, nodes: int | None = None, paused: bool | None = None, engine: str | None = None) -> dict[str, Any]:
         """Desire something else from now on; what is desired, and what of it is pending. ValueError: it cannot be."""
-        if nodes is not None:
-            if nodes > MAX_NODES:
-                raise ValueError(f"nodes: {nodes} is more than {MAX_NODES}")
-            self._spec = spec_of(self.plan, nodes)
+        nodes = self._spec.nodes if nodes is None else nodes
+        engine = self._spec.engine if engine is None else engine
+        if nodes > MAX_NODES:
+            raise ValueError(f"nodes: {nodes} is more than {MAX_NODES}")
+        try:
+            engine_binary(engine, self.plan.state_dir / "bin")
+        except Missing as error:
+            raise ValueError(f"engine: {error}") from error
+        self._spec = spec_of(self.plan, nodes, engine)
         self._paused = self._paused if paused is None else paused
         effect = self._desire()
         pending = [pending.message for pending in effect.pending]
-        return {"nodes": self._spec.nodes, "paused": self._paused, "pending": pending}
+        return {"nodes": nodes, "paused": self._paused, "engine": engine, "pending": pending}
 
     def mark_outdated(self, name: str) -> bool:
         """Have a node replaced; False when there is none of that name."""
@@ -195,13 +202,19 @@ class LocalCluster:
         return bool(found)
 
     def _in_effect(self) -> InEffect:
-        pods = [{"metadata": {"uid": pod.uid}} for pod in self._pods.pods() if not pod.terminating]
+        ending = {pod.uid for pod in self._pods.pods() if pod.terminating}
+        pods = [
+            {"metadata": {"uid": node.uid, "annotations": {ENGINE_ANNOTATION: node.engine}}}
+            for node in self._pods.nodes
+            if node.uid not in ending
+        ]
         agents = self._operators[-1][0].agents() if self._operators else {}
         held = holdings_of(self.store.current, agents)
         return in_effect(self._spec, pods, held, self._paused)
 
     def _desire(self) -> InEffect:
         effect = self._in_effect()
+        self._pods.use_engine(effect.spec.engine)
         for loop, _ in self._operators:
             loop.desire(effect.desired)
         return effect

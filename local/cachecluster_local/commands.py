@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .engines import ENGINES
+
 COMMANDS = ("scale", "roll", "delete", "pause", "resume", "status")
 EXIT_USAGE = 64
 EXIT_FAILED = 1
@@ -35,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     command("scale", "change the number of nodes").add_argument("nodes", type=int, help="nodes that are wanted")
     roll = command("roll", "replace nodes one at a time, emptied first")
     roll.add_argument("names", nargs="*", metavar="NODE", help="names such as local-0 (default: all)")
+    roll.add_argument("--engine", choices=ENGINES, help="to this engine: from redis to valkey")
     command("delete", "end a node in order; another takes its place").add_argument("names", nargs=1, metavar="NODE")
     command("pause", "hold back planned changes; fail-over goes on")
     command("resume", "make planned changes again")
@@ -61,6 +64,8 @@ def _perform(flags: argparse.Namespace, api: str, nodes: list[str]) -> Any:
             return _ask(api, "PUT", "/v1/desired", {"nodes": flags.nodes})
         case "pause" | "resume":
             return _ask(api, "PUT", "/v1/desired", {"paused": flags.command == "pause"})
+        case "roll" if flags.engine:
+            return _ask(api, "PUT", "/v1/desired", {"engine": flags.engine})
         case "roll":
             for name in flags.names or nodes:
                 _ask(api, "POST", f"/v1/nodes/{name}/outdated")

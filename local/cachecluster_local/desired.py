@@ -7,15 +7,16 @@ from cachecluster_core.spec import CacheClusterSpec, parse_spec
 from .plan import Plan
 
 
-def spec_of(plan: Plan, nodes: int) -> CacheClusterSpec:
-    """The spec, with so many nodes. InvalidSpec (a ValueError) names the fields that a CacheCluster could not have."""
+def spec_of(plan: Plan, nodes: int, engine: str = "") -> CacheClusterSpec:
+    """The spec, with so many nodes, and another engine if one is named. InvalidSpec (a ValueError) names the fields
+    that a CacheCluster could not have."""
     return parse_spec(
         {
             "nodes": nodes,
             "partitions": plan.partitions,
             "replicationFactor": plan.replication_factor,
             "memory": plan.memory,
-            "engine": plan.engine,
+            "engine": engine or plan.engine,
             "durability": plan.durability,
             "minInSync": plan.min_in_sync,
             "router": {"workers": plan.router_workers},

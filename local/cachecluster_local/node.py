@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
+from .engines import engine_binary
 from .plan import AGENT_PORT, METRICS_PORT, NAMESPACE, REPLICATION_PORT, Plan
 from .processes import kill_under, send_signal
 
@@ -37,12 +38,14 @@ class Node:
         plan: Plan,
         number: int,
         uid: str,
+        engine: str,
         api_url: str,
         secrets: Mapping[str, str],
         on_change: Callable[[], None],
     ) -> None:
         self.number = number
         self.uid = uid
+        self.engine = engine
         self.name = f"{plan.name}-{number}"
         self.address = plan.address(number)
         self.directory = plan.node_dir(number)
@@ -131,8 +134,8 @@ class Node:
             "run-dir": self.directory / "run",
             "data-dir": self.data_dir,
             "secrets-dir": self.directory / "secrets",
-            "engine": plan.engine,
-            "engine-binary": plan.engine_binary,
+            "engine": self.engine,
+            "engine-binary": engine_binary(self.engine, plan.state_dir / "bin"),
             "client-port": plan.port,
             "cluster-port": plan.cluster_port,
             "agent-port": AGENT_PORT,

@@ -37,6 +37,7 @@ class LocalPods:
         self._api_url = api_url
         self._secrets = secrets
         self._on_change = on_change
+        self._engine = plan.engine
         self._nodes: dict[str, Node] = {}
         self._ready: set[str] = set()
         self._outdated: set[str] = set()
@@ -60,7 +61,7 @@ class LocalPods:
                 ready=node.uid in self._ready,
                 terminating=node.uid in self._terminating,
                 terminated=node.uid in self._terminated,
-                outdated=node.uid in self._outdated,
+                outdated=node.uid in self._outdated or node.engine != self._engine,
             )
             for node in self.nodes
         )
@@ -70,7 +71,7 @@ class LocalPods:
         if any(node.number == number for node in self._nodes.values()):
             return
         uid = str(uuid.uuid4())
-        node = Node(self._plan, number, uid, self._api_url, self._secrets, self._on_change)
+        node = Node(self._plan, number, uid, self._engine, self._api_url, self._secrets, self._on_change)
         node.start()
         self._nodes[uid] = node
         self._probes[uid] = asyncio.create_task(self._probe(node))
@@ -86,6 +87,12 @@ class LocalPods:
         self._probes.pop(uid).cancel()
         self._set_ready(uid, False)
         self._on_change()
+
+    def use_engine(self, engine: str) -> None:
+        """What pods are made with from now on; those that have another engine are outdated."""
+        if engine != self._engine:
+            self._engine = engine
+            self._on_change()
 
     def mark_outdated(self, name: str) -> bool:
         """Have a pod replaced, as one that was made from another template; False when there is none of that name."""

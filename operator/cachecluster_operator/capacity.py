@@ -7,8 +7,9 @@ so, and the change goes on. A change that lets a copy hold more waits until no p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from cachecluster_core.engines import Engines
 from cachecluster_core.hashring import HashRing
 from cachecluster_core.leaving import leaving_pods
 from cachecluster_core.operator_view import PodView
@@ -20,7 +21,8 @@ class Holdings:
     """What a cluster holds. Bytes of one copy: `maxmemory` is what the map allows (0: there is no map), `largest_used`
     the most that a reported one uses. `most_copies` is the most copies that one pod has by the map; `unreported` are
     partitions whose primary does not report, so that nobody knows what they hold; `leaving` are the UIDs of pods that
-    are being emptied."""
+    are being emptied. `unfit` are UIDs of pods that hold nothing and whose engine cannot load what some primary sends,
+    with both engines."""
 
     maxmemory: int = 0
     replication_factor: int = 0
@@ -28,6 +30,7 @@ class Holdings:
     largest_used: int = 0
     unreported: tuple[int, ...] = ()
     leaving: frozenset[str] = frozenset()
+    unfit: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def known(self) -> bool:
@@ -62,7 +65,14 @@ def holdings_of(ring: HashRing | None, agents: Mapping[str, PodView]) -> Holding
         largest_used=largest,
         unreported=tuple(unreported),
         leaving=leaving_pods(ring),
+        unfit=_unfit(ring, agents),
     )
+
+
+def _unfit(ring: HashRing, agents: Mapping[str, PodView]) -> dict[str, tuple[str, str]]:
+    engines = Engines(agents)
+    sources = ((uid, engines.unfit(ring.entries, uid)) for uid in agents)
+    return {uid: (engines.name(uid), source) for uid, source in sources if source is not None}
 
 
 def fits(sizing: Sizing, held: Holdings) -> bool:

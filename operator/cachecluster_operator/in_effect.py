@@ -15,7 +15,7 @@ from cachecluster_core.sizing import Sizing, size_copies
 from cachecluster_core.spec import CacheClusterSpec, settings_of, timing_of
 
 from .capacity import Holdings, fits, nodes_to_size_for, sized_nodes
-from .labels import ENGINE_ANNOTATION, MEMORY_ANNOTATION
+from .labels import ENGINE_ANNOTATION, MEMORY_ANNOTATION, TEMPLATE_ANNOTATION
 from .pod_manifest import template_fingerprint
 from .snapshot import Desired
 
@@ -61,6 +61,8 @@ def in_effect(spec: CacheClusterSpec, pods: Sequence[Json], held: Holdings, paus
     sizing = size_copies(memory, spec.partitions, spec.replication_factor, sized)
     if sized != nodes:
         pending.append(_capacity_follows(sizing, size_copies(memory, spec.partitions, spec.replication_factor, nodes)))
+    template = template_fingerprint(effective)
+    pending += _unfit_pods(existing, held, template, engine)
     desired = Desired(
         nodes=nodes,
         partitions=spec.partitions,
@@ -70,7 +72,7 @@ def in_effect(spec: CacheClusterSpec, pods: Sequence[Json], held: Holdings, paus
         paused=paused,
     )
     unsettled = not held.known or bool(pending)
-    return InEffect(effective, desired, template_fingerprint(effective), memory, sizing, tuple(pending), unsettled)
+    return InEffect(effective, desired, template, memory, sizing, tuple(pending), unsettled)
 
 
 def _engine(spec: CacheClusterSpec, existing: Sequence[Json]) -> tuple[Any, list[Pending]]:
@@ -79,6 +81,18 @@ def _engine(spec: CacheClusterSpec, existing: Sequence[Json]) -> tuple[Any, list
         text = "spec.engine is redis, and valkey stays: redis cannot load what valkey sends. Set it back to valkey"
         return "valkey", [Pending("EngineChangeRefused", text, refused=True)]
     return spec.engine, []
+
+
+def _unfit_pods(existing: Sequence[Json], held: Holdings, template: str, engine: str) -> list[Pending]:
+    """New pods that cannot be filled by those that are there: an image with an older version of the engine."""
+    for pod in existing:
+        new = _text(pod, TEMPLATE_ANNOTATION) in (None, template) and _text(pod, ENGINE_ANNOTATION) in (None, engine)
+        found = held.unfit.get(pod["metadata"].get("uid", ""))
+        if new and found is not None:
+            name = pod["metadata"].get("name") or "a new pod"
+            text = f"{name} has {found[0]}, which cannot load what {found[1]} sends: set spec.image back"
+            return [Pending("EngineChangeRefused", text, refused=True)]
+    return []
 
 
 def _not_too_small(

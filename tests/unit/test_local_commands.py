@@ -28,10 +28,10 @@ class Asked:
     def status(self) -> dict[str, Any]:
         return {"nodes": 2}
 
-    def change(self, nodes: int | None = None, paused: bool | None = None) -> dict[str, Any]:
+    def change(self, nodes: int | None = None, paused: bool | None = None, engine: str | None = None) -> dict[str, Any]:
         if nodes == 99:
             raise ValueError("nodes: 99 is more than 64")
-        self.log.append((nodes, paused))
+        self.log.append((nodes, paused) if engine is None else ("engine", engine))
         return {"nodes": nodes, "paused": paused, "pending": []}
 
     def mark_outdated(self, name: str) -> bool:
@@ -63,6 +63,7 @@ async def url(asked: Asked) -> AsyncIterator[str]:
         ('{"nodes": "5"}', "no whole number"),
         ('{"nodes": true}', "no whole number"),
         ('{"paused": 1}', "no true or false"),
+        ('{"engine": 1}', "no text"),
         ('{"node": 5}', "is expected"),
         ("[]", "is expected"),
         ("{", "Expecting"),
@@ -88,6 +89,7 @@ async def _run(url: str, directory: Path, *arguments: str) -> int:
         (("resume",), [(None, False)]),
         (("roll",), [("outdated", "local-0"), ("outdated", "local-1")]),
         (("roll", "local-1"), [("outdated", "local-1")]),
+        (("roll", "--engine", "valkey"), [("engine", "valkey")]),
         (("delete", "local-0"), [("delete", "local-0")]),
         (("status",), []),
     ],
@@ -116,7 +118,9 @@ def test_without_a_running_cluster_commands_fail_with_a_message(
     assert "none.json" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["scale"], ["scale", "five"], ["scale", "5"], ["roll", "--what"], ["grow"]])
+@pytest.mark.parametrize(
+    "arguments", [["scale"], ["scale", "five"], ["scale", "5"], ["roll", "--engine", "x"], ["grow"]]
+)
 def test_bad_flags_exit_64(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         commands.run(arguments)

@@ -171,6 +171,14 @@ def test_the_engine_changes_from_redis_to_valkey_and_never_back() -> None:
     assert back.template == template_fingerprint(spec()), "no pod is replaced for it"
 
 
+def test_an_image_with_an_older_engine_is_told_until_its_pods_are_outdated() -> None:
+    older = held(3, unfit={"uid-3": ("redis 7.0.15", "redis 7.2.4")})
+    effect = in_effect(spec(image="old:1"), pods(3) + pods(4, spec(image="old:1"))[3:], older)
+    assert reasons(effect) == ["EngineChangeRefused"] and effect.unsettled
+    assert "redis 7.0.15" in effect.pending[0].message and "set spec.image back" in effect.pending[0].message
+    assert reasons(in_effect(spec(), pods(3) + pods(4, spec(image="old:1"))[3:], older)) == []
+
+
 def test_a_pause_reaches_the_control_loop() -> None:
     assert in_effect(spec(), [], Holdings(), paused=True).desired.paused
     assert not in_effect(spec(), [], Holdings()).desired.paused

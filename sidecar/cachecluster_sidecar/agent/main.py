@@ -19,6 +19,7 @@ from ..metrics import SidecarMetrics
 from .clock import boot_id
 from .config import AgentConfig, parse_config
 from .engine_files import EngineFiles, acl_text
+from .engine_name import engine_name
 from .engine_process import Engine, write_private
 from .health import HealthServer
 from .loop import AgentLoop, Identity
@@ -100,7 +101,7 @@ class Agent:
             files, config.engine_binary, config.host, config.replication_port, passwords["repl"], passwords["agent"]
         )
         return AgentLoop(
-            Identity(config.pod_uid, config.incarnation, boot_id()),
+            Identity(config.pod_uid, config.incarnation, boot_id(), engine_name(config.engine, config.engine_binary)),
             config.run_dir / "pod-table",
             engine,
             Supervisor(files),
