@@ -126,9 +126,9 @@ class LocalProcess:
             told: dict[str, Any] = json.load(answer)
         return told
 
-    def scale(self, nodes: int) -> list[str]:
+    def scale(self, nodes: int, evict: bool = False) -> list[str]:
         """Ask for another number of nodes; what of it is pending."""
-        pending: list[str] = self._ask("PUT", "/v1/desired", {"nodes": nodes})["pending"]
+        pending: list[str] = self._ask("PUT", "/v1/desired", {"nodes": nodes, "evict": evict})["pending"]
         self.nodes = nodes
         return pending
 

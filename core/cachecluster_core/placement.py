@@ -10,6 +10,7 @@ zones are worth that, up to what a pod is sized for when another one is lost.
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -52,9 +53,10 @@ def place(
     return _Placer(places, min(replication_factor, len(places)), current, nodes).run()
 
 
-def _bounds(places: tuple[Place, ...], copies: int, partitions: int, nodes: int) -> dict[str, int]:
-    """How many copies each pod takes at most: the same number, unless a zone's pods would get more copies than there
-    are partitions. Those are given to other zones, up to what a pod of `nodes` takes when one is lost."""
+def bounds(places: Collection[Place], copies: int, partitions: int, nodes: int) -> dict[str, int]:
+    """How many copies each pod takes at most while `nodes` are wanted: the same number, unless a zone's pods would get
+    more copies than there are partitions. Those are given to other zones, up to what a pod of `nodes` takes when one is
+    lost."""
     even = copies_per_node(partitions, copies, len(places))
     zones = Counter(place.zone or place.pod for place in places)
     left, pods = partitions * copies, len(places)
@@ -81,7 +83,7 @@ class _Placer:
         self.places = {place.pod: place for place in places}
         self.copies = copies
         self.current = current
-        self.bound = _bounds(places, copies, len(current), max(nodes, len(places)))
+        self.bound = bounds(places, copies, len(current), max(nodes, len(places)))
         by_name = {place.name: place.pod for place in places}
         ring = Ring(by_name)
         self.preference = [[by_name[name] for name in ring.walk(partition)] for partition in range(len(current))]

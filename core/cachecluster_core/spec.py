@@ -27,6 +27,7 @@ from .spec_parts import (
     Repair,
     Resources,
     Router,
+    ScaleIn,
     Sync,
     Toleration,
     rule,
@@ -106,7 +107,7 @@ class CacheClusterSpec(Part):
         ge=1,
         le=512,
         description="Pods of the cluster. Raising it adds pods and moves copies to them, lowering it empties pods and"
-        " removes them, if the data fits. At least replicationFactor, at most partitions.",
+        " removes them, if the data fits (see scaleIn). At least replicationFactor, at most partitions.",
     )
     replication_factor: int = Field(
         default=2,
@@ -170,6 +171,9 @@ class CacheClusterSpec(Part):
         " taken out goes back to its default.",
     )
     router: Router = Field(default_factory=Router, description="The processes in every pod that serve clients.")
+    scale_in: ScaleIn = Field(
+        default_factory=ScaleIn, description="What lowering nodes may cost. Applied live, also to one that is refused."
+    )
     repair: Repair = Field(default_factory=Repair, description="How missing copies are made again.")
     lost_after_seconds: int = Field(
         default=60,

@@ -111,6 +111,17 @@ class Sync(Part):
     )
 
 
+class ScaleIn(Part):
+    """What a scale-in may cost."""
+
+    when_full: Literal["refuse", "evict"] = Field(
+        default="refuse",
+        description="What happens when copies hold more than they may on fewer nodes. refuse: no node is removed until"
+        " they fit. evict: copies are allowed less at once and evict keys by spec.eviction, while all nodes stay; nodes"
+        " are removed when all copies fit. With eviction: noeviction it is refused in either case.",
+    )
+
+
 Spreading = Literal["prefer", "require"]
 
 

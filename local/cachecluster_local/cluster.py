@@ -174,21 +174,28 @@ class LocalCluster:
         """The status that a CacheCluster would have."""
         return compose_status(self._known(), {}, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
 
-    def change(self, nodes: int | None = None, paused: bool | None = None, engine: str | None = None) -> dict[str, Any]:
+    def change(
+        self,
+        nodes: int | None = None,
+        paused: bool | None = None,
+        engine: str | None = None,
+        evict: bool | None = None,
+    ) -> dict[str, Any]:
         """Desire something else from now on; what is desired, and what of it is pending. ValueError: it cannot be."""
         nodes = self._spec.nodes if nodes is None else nodes
         engine = self._spec.engine if engine is None else engine
+        evict = self._spec.scale_in.when_full == "evict" if evict is None else evict
         if nodes > MAX_NODES:
             raise ValueError(f"nodes: {nodes} is more than {MAX_NODES}")
         try:
             engine_binary(engine, self.plan.state_dir / "bin")
         except Missing as error:
             raise ValueError(f"engine: {error}") from error
-        self._spec = spec_of(self.plan, nodes, engine)
+        self._spec = spec_of(self.plan, nodes, engine, evict)
         self._paused = self._paused if paused is None else paused
         effect = self._desire()
         pending = [pending.message for pending in effect.pending]
-        return {"nodes": nodes, "paused": self._paused, "engine": engine, "pending": pending}
+        return {"nodes": nodes, "paused": self._paused, "engine": engine, "evict": evict, "pending": pending}
 
     def mark_outdated(self, name: str) -> bool:
         """Have a node replaced; False when there is none of that name."""

@@ -34,7 +34,9 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--state-file", type=Path, required=True, help="the one that the running command was given")
         return added
 
-    command("scale", "change the number of nodes").add_argument("nodes", type=int, help="nodes that are wanted")
+    scale = command("scale", "change the number of nodes")
+    scale.add_argument("nodes", type=int, help="nodes that are wanted")
+    scale.add_argument("--evict", action="store_true", help="also if keys must be evicted for it; otherwise refused")
     roll = command("roll", "replace nodes one at a time, emptied first")
     roll.add_argument("names", nargs="*", metavar="NODE", help="names such as local-0 (default: all)")
     roll.add_argument("--engine", choices=ENGINES, help="to this engine: from redis to valkey")
@@ -61,7 +63,7 @@ def run(arguments: Sequence[str]) -> int:
 def _perform(flags: argparse.Namespace, api: str, nodes: list[str]) -> Any:
     match flags.command:
         case "scale":
-            return _ask(api, "PUT", "/v1/desired", {"nodes": flags.nodes})
+            return _ask(api, "PUT", "/v1/desired", {"nodes": flags.nodes, "evict": flags.evict})
         case "pause" | "resume":
             return _ask(api, "PUT", "/v1/desired", {"paused": flags.command == "pause"})
         case "roll" if flags.engine:

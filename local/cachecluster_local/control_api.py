@@ -1,8 +1,8 @@
 """What `kubectl` is on Kubernetes: HTTP paths by which a running local cluster is changed and looked at, in JSON.
 
 GET /v1/status                    the status that a CacheCluster would have
-PUT /v1/desired                   {"nodes": 5, "paused": true, "engine": "valkey"}, each optional; answers with all of
-                                  them, and what is pending
+PUT /v1/desired                   {"nodes": 5, "paused": true, "engine": "valkey", "evict": true}, each optional
+                                  (`evict`: a scale-in may); answers with all of them, and what is pending
 POST /v1/nodes/{name}/outdated    have a node replaced, as when the pod's template had changed
 DELETE /v1/nodes/{name}           end a node in order, as `kubectl delete pod`; another takes its place
 """
@@ -25,7 +25,13 @@ class Controlled(Protocol):
         """The status."""
         ...
 
-    def change(self, nodes: int | None = None, paused: bool | None = None, engine: str | None = None) -> dict[str, Any]:
+    def change(
+        self,
+        nodes: int | None = None,
+        paused: bool | None = None,
+        engine: str | None = None,
+        evict: bool | None = None,
+    ) -> dict[str, Any]:
         """Desire something else; what is desired now, and what of it is pending. ValueError: it cannot be."""
         ...
 
@@ -68,9 +74,9 @@ def control_routes(cluster: Controlled) -> list[web.RouteDef]:
 
 def _changes(body: Any) -> dict[str, Any]:
     """The body of a PUT, checked. ValueError says what is wrong with it."""
-    kinds = {"nodes": int, "paused": bool, "engine": str}
+    kinds = {"nodes": int, "paused": bool, "engine": str, "evict": bool}
     if not isinstance(body, dict) or not body.keys() <= kinds.keys():
-        raise ValueError('a JSON object with "nodes", "paused" and "engine", each optional, is expected')
+        raise ValueError('a JSON object with "nodes", "paused", "engine" and "evict", each optional, is expected')
     for name, value in body.items():
         if type(value) is not kinds[name]:
             raise ValueError(f"{name}: {value!r} is no {KINDS[kinds[name]]}")

@@ -7,9 +7,11 @@ from cachecluster_core.spec import CacheClusterSpec, parse_spec
 from .plan import Plan
 
 
-def spec_of(plan: Plan, nodes: int, engine: str = "") -> CacheClusterSpec:
-    """The spec, with so many nodes, and another engine if one is named. InvalidSpec (a ValueError) names the fields
-    that a CacheCluster could not have."""
+def spec_of(plan: Plan, nodes: int, engine: str = "", evict: bool = False) -> CacheClusterSpec:
+    """The spec, with so many nodes, and another engine if one is named; `evict`: a scale-in may.
+
+    InvalidSpec (a ValueError) names the fields that a CacheCluster could not have.
+    """
     return parse_spec(
         {
             "nodes": nodes,
@@ -20,6 +22,7 @@ def spec_of(plan: Plan, nodes: int, engine: str = "") -> CacheClusterSpec:
             "durability": plan.durability,
             "minInSync": plan.min_in_sync,
             "router": {"workers": plan.router_workers},
+            "scaleIn": {"whenFull": "evict" if evict else "refuse"},
             "repair": {"delaySeconds": plan.repair_delay_s},
             "lostAfterSeconds": plan.lost_after_s,
         }

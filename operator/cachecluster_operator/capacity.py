@@ -13,13 +13,18 @@ from cachecluster_core.engines import Engines
 from cachecluster_core.hashring import HashRing
 from cachecluster_core.leaving import leaving_pods
 from cachecluster_core.operator_view import PodView
+from cachecluster_core.placement import Place, bounds
 from cachecluster_core.sizing import Sizing, copies_per_node, size_copies
+
+EVICTION_SLACK = 5
+"""Per cent by which a full copy may use more than it may: buffers of replicas, and what a replica has yet to evict."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
     """What a cluster holds. Bytes of one copy: `maxmemory` is what the map allows (0: there is no map), `largest_used`
-    the most that a reported one uses. `most_copies` is the most copies that one pod has by the map; `unreported` are
+    the most that a reported one uses. `most_copies` is the most copies that one pod has by the map; `spread_over` is
+    how many pods that stay hold them, each no more than its place allows (0: one holds more); `unreported` are
     partitions whose primary does not report, so that nobody knows what they hold; `leaving` are the UIDs of pods that
     are being emptied. `unfit` are UIDs of pods that hold nothing and whose engine cannot load what some primary sends,
     with both engines."""
@@ -27,6 +32,7 @@ class Holdings:
     maxmemory: int = 0
     replication_factor: int = 0
     most_copies: int = 0
+    spread_over: int = 0
     largest_used: int = 0
     unreported: tuple[int, ...] = ()
     leaving: frozenset[str] = frozenset()
@@ -62,11 +68,20 @@ def holdings_of(ring: HashRing | None, agents: Mapping[str, PodView]) -> Holding
         maxmemory=int(dict(ring.settings.engine_config).get("maxmemory", 0)),
         replication_factor=ring.settings.replication_factor,
         most_copies=max(copies.values(), default=0),
+        spread_over=_spread_over(ring, copies),
         largest_used=largest,
         unreported=tuple(unreported),
         leaving=leaving_pods(ring),
         unfit=_unfit(ring, agents),
     )
+
+
+def _spread_over(ring: HashRing, held: Mapping[str, int]) -> int:
+    """By the bounds of the placement: where zones are uneven some pods hold more copies than others for good."""
+    places = [Place(uid, it.name, it.zone, it.node) for uid, it in ring.members if not it.leaving]
+    factor = min(ring.settings.replication_factor, len(places))
+    allowed = bounds(places, factor, len(ring.entries), len(places))
+    return len(places) if all(count <= allowed.get(uid, 0) for uid, count in held.items()) else 0
 
 
 def _unfit(ring: HashRing, agents: Mapping[str, PodView]) -> dict[str, tuple[str, str]]:
@@ -78,6 +93,12 @@ def _unfit(ring: HashRing, agents: Mapping[str, PodView]) -> dict[str, tuple[str
 def fits(sizing: Sizing, held: Holdings) -> bool:
     """Whether every copy holds no more than `sizing` allows; without a map there is nothing to hold."""
     return sizing.maxmemory >= held.maxmemory or (not held.unreported and held.largest_used <= sizing.maxmemory)
+
+
+def has_evicted(sizing: Sizing, held: Holdings) -> bool:
+    """Whether copies that were allowed no more than `sizing` hold no more, but for what a busy engine is over for a
+    moment; not known while some primary does not report."""
+    return not held.unreported and held.largest_used * 100 <= sizing.maxmemory * (100 + EVICTION_SLACK)
 
 
 def sized_nodes(memory: int, partitions: int, factor: int, held: Holdings) -> int:
@@ -92,10 +113,11 @@ def sized_nodes(memory: int, partitions: int, factor: int, held: Holdings) -> in
 def nodes_to_size_for(memory: int, partitions: int, factor: int, nodes: int, held: Holdings) -> int:
     """By how many nodes copies are sized while `nodes` are wanted.
 
-    That is `nodes`, unless copies could then hold more than now while a pod still has more of them than its share of
-    all. What a copy may hold now is never taken away by this.
+    That is `nodes`, unless copies could then hold more than now while a pod still has more of them than it is to have
+    in the end. What a copy may hold now is never taken away by this.
     """
-    if size_copies(memory, partitions, factor, nodes).maxmemory <= held.maxmemory or not held.known:
+    more = size_copies(memory, partitions, factor, nodes).maxmemory > held.maxmemory
+    if not more or not held.known or held.spread_over >= nodes:
         return nodes
     room = (n for n in range(nodes, 0, -1) if copies_per_node(partitions, factor, n) >= held.most_copies)
     granted = next(room, 1)

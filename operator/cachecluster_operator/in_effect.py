@@ -14,12 +14,15 @@ from cachecluster_core.quantity import MIB
 from cachecluster_core.sizing import Sizing, size_copies
 from cachecluster_core.spec import CacheClusterSpec, settings_of, timing_of
 
-from .capacity import Holdings, fits, nodes_to_size_for, sized_nodes
+from .capacity import Holdings, fits, has_evicted, nodes_to_size_for, sized_nodes
 from .labels import ENGINE_ANNOTATION, MEMORY_ANNOTATION, TEMPLATE_ANNOTATION
 from .pod_manifest import template_fingerprint
 from .snapshot import Desired
 
 Json = dict[str, Any]
+
+EVICTING = "ScaleInEvicting"
+"""Reason of what is pending while copies evict so that nodes can go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +60,12 @@ def in_effect(spec: CacheClusterSpec, pods: Sequence[Json], held: Holdings, paus
     nodes, scale_in = _nodes(spec, memory, existing, held)
     pending += scale_in
     effective = spec.model_copy(update={"nodes": nodes})
-    sized = nodes_to_size_for(memory, spec.partitions, spec.replication_factor, nodes, held)
+    evicting = any(it.reason == EVICTING for it in scale_in)
+    wanted = spec.nodes if evicting else nodes
+    sized = nodes_to_size_for(memory, spec.partitions, spec.replication_factor, wanted, held)
     sizing = size_copies(memory, spec.partitions, spec.replication_factor, sized)
-    if sized != nodes:
-        pending.append(_capacity_follows(sizing, size_copies(memory, spec.partitions, spec.replication_factor, nodes)))
+    if sized != wanted:
+        pending.append(_capacity_follows(sizing, size_copies(memory, spec.partitions, spec.replication_factor, wanted)))
     template = template_fingerprint(effective)
     pending += _unfit_pods(existing, held, template, engine)
     desired = Desired(
@@ -124,19 +129,22 @@ def _nodes(spec: CacheClusterSpec, memory: int, existing: Sequence[Json], held: 
     wanted = size_copies(memory, spec.partitions, spec.replication_factor, spec.nodes)
     before = min(_memories(existing), default=memory)
     now = max(there, sized_nodes(before, spec.partitions, held.replication_factor, held))
-    if now <= spec.nodes or fits(wanted, held):
+    evicts = spec.scale_in.when_full == "evict" and spec.eviction != "noeviction"
+    if now <= spec.nodes or (fits(wanted, held) and (not evicts or has_evicted(wanted, held) or held.leaving)):
         return spec.nodes, []
     stay = f"spec.nodes is {spec.nodes}, and {now} nodes stay: "
+    if evicts:
+        return now, [Pending(EVICTING, f"{stay}copies evict until they fit; {_figures(wanted, held)}")]
     if held.unreported:
         return now, [Pending("ScaleInUndecided", stay + "it is not known of every partition what it holds")]
-    remedy = f" Free memory, raise spec.memory, or set spec.nodes to {now}"
+    evict = "" if spec.eviction == "noeviction" else ", set spec.scaleIn.whenFull to evict (keys are lost)"
+    remedy = f" Free memory, raise spec.memory{evict}, or set spec.nodes to {now}"
     return now, [Pending("ScaleInRefused", stay + _figures(wanted, held) + remedy, refused=True)]
 
 
 def _figures(wanted: Sizing, held: Holdings) -> str:
     return (
-        f"a copy could use {wanted.maxmemory / MIB:.1f} MiB then, and the largest uses"
-        f" {held.largest_used / MIB:.1f} MiB."
+        f"a copy may use {wanted.maxmemory / MIB:.1f} MiB then, and the largest uses {held.largest_used / MIB:.1f} MiB."
     )
 
 

@@ -9,6 +9,7 @@ from cachecluster_core.operator_view import Pod
 
 from .change_track import Change, Progress
 from .findings import Finding, partitions_text
+from .in_effect import EVICTING
 from .status_figures import Known, wanted_nodes
 
 NAMES_SHOWN = 8
@@ -96,6 +97,9 @@ def _not_planned(known: Known, entries: Sequence[Entry]) -> Finding | None:
 
 
 def _idle(known: Known) -> Finding:
+    evicting = [it for it in known.effect.pending if it.reason == EVICTING] if known.effect is not None else []
+    if evicting:
+        return _yes(str(Change.SCALING_IN), evicting[0].message)
     refused = [pending for pending in known.effect.pending if pending.refused] if known.effect is not None else []
     if refused:
         return Finding("Progressing", False, refused[0].reason, "; ".join(pending.message for pending in refused))

@@ -146,7 +146,8 @@ def _message(known: Known, ready: Finding, doing: Finding) -> str:
         parts.append("waiting for " + "; ".join(waiting))
     elif not ready.holds and not parts:
         parts.append(ready.message)
-    parts += [pending.message for pending in known.effect.pending] if known.effect is not None else []
+    pending = known.effect.pending if known.effect is not None else ()
+    parts += [it.message for it in pending if it.message not in parts]
     return "; ".join(parts)[:MESSAGE_LIMIT]
 
 

@@ -28,10 +28,16 @@ class Asked:
     def status(self) -> dict[str, Any]:
         return {"nodes": 2}
 
-    def change(self, nodes: int | None = None, paused: bool | None = None, engine: str | None = None) -> dict[str, Any]:
+    def change(
+        self,
+        nodes: int | None = None,
+        paused: bool | None = None,
+        engine: str | None = None,
+        evict: bool | None = None,
+    ) -> dict[str, Any]:
         if nodes == 99:
             raise ValueError("nodes: 99 is more than 64")
-        self.log.append((nodes, paused) if engine is None else ("engine", engine))
+        self.log.append(("engine", engine) if engine is not None else ("evict", nodes) if evict else (nodes, paused))
         return {"nodes": nodes, "paused": paused, "pending": []}
 
     def mark_outdated(self, name: str) -> bool:
@@ -85,6 +91,7 @@ async def _run(url: str, directory: Path, *arguments: str) -> int:
     ("arguments", "asks"),
     [
         (("scale", "5"), [(5, None)]),
+        (("scale", "5", "--evict"), [("evict", 5)]),
         (("pause",), [(None, True)]),
         (("resume",), [(None, False)]),
         (("roll",), [("outdated", "local-0"), ("outdated", "local-1")]),

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from cachecluster_core.hashring import CopyId, Entry, HashRing, Member, State
+from cachecluster_core.placement import Holding, Place, place
 from cachecluster_core.sizing import size_copies
-from cachecluster_core.spec import CacheClusterSpec, parse_spec
+from cachecluster_core.spec import CacheClusterSpec, parse_spec, settings_of
 from cachecluster_operator.capacity import Holdings, holdings_of, nodes_to_size_for
 from cachecluster_operator.cluster_key import ClusterKey
 from cachecluster_operator.in_effect import InEffect, in_effect
@@ -101,6 +103,71 @@ def test_scale_in_that_does_not_fit_is_refused_with_figures_until_it_does(policy
     assert "26.2 MiB" in effect.pending[0].message and "30.0 MiB" in effect.pending[0].message
     assert maxmemory(effect) == held(5).maxmemory
     assert in_effect(small, pods(5), held(5, largest_used=26 * MIB)).desired.nodes == 3
+
+
+def test_scale_in_of_a_full_cache_that_may_evict_waits_for_it_with_all_its_nodes() -> None:
+    small = spec(nodes=3, scaleIn={"whenFull": "evict"})
+    full = in_effect(small, pods(5), held(5, largest_used=30 * MIB))
+    later = size_copies(MEMORY, 16, 2, 3).maxmemory
+    assert full.desired.nodes == 5 and maxmemory(full) == later and reasons(full) == ["ScaleInEvicting"]
+    assert full.unsettled and "copies evict until they fit" in full.pending[0].message
+    still = in_effect(small, pods(5), held(3, largest_used=28 * MIB, most_copies=7))
+    assert still.desired.nodes == 5 and maxmemory(still) == later and reasons(still) == ["ScaleInEvicting"]
+    unknown = in_effect(small, pods(5), held(3, largest_used=26 * MIB, most_copies=7, unreported=(1,)))
+    assert unknown.desired.nodes == 5
+    evicted = in_effect(small, pods(5), held(3, largest_used=later + MIB, most_copies=7))
+    assert evicted.desired.nodes == 3 and evicted.pending == () and maxmemory(evicted) == later
+    begun = held(3, largest_used=28 * MIB, most_copies=9, leaving=frozenset({"uid-4"}))
+    assert in_effect(small, pods(5), begun).desired.nodes == 3
+
+
+def test_scale_in_that_evicts_can_be_taken_back() -> None:
+    back = in_effect(
+        spec(nodes=5, scaleIn={"whenFull": "evict"}), pods(5), held(3, largest_used=28 * MIB, most_copies=7)
+    )
+    assert back.desired.nodes == 5 and back.pending == () and maxmemory(back) == held(5).maxmemory
+
+
+def test_where_nothing_may_be_evicted_a_scale_in_that_may_evict_is_refused() -> None:
+    full = held(5, largest_used=30 * MIB)
+    refused = in_effect(spec(nodes=3, eviction="noeviction", scaleIn={"whenFull": "evict"}), pods(5), full)
+    assert reasons(refused) == ["ScaleInRefused"] and "whenFull" not in refused.pending[0].message
+    told = in_effect(spec(nodes=3), pods(5), full).pending[0].message
+    assert "set spec.scaleIn.whenFull to evict (keys are lost)" in told
+
+
+def test_scale_in_settings_replace_no_pod() -> None:
+    assert template_fingerprint(spec(scaleIn={"whenFull": "evict"})) == template_fingerprint(spec())
+
+
+def placed(zones: str, nodes: int) -> HashRing:
+    """The map of a cluster that was scaled to pods in these zones, each a letter, and has its copies in place."""
+    places = tuple(Place(f"uid-{i}", f"demo-{i}", zone, f"n{i}") for i, zone in enumerate(zones))
+    entries = []
+    for holds in place(places, 2, tuple(Holding() for _ in range(16)), nodes):
+        copies = tuple(CopyId(pod, "r") for pod in holds)
+        entries.append(Entry(5, State.STABLE, copies[0], tuple(sorted(copies)), term=5))
+    members = tuple((it.pod, Member(it.name, "h", it.zone, it.node)) for it in places)
+    return HashRing("demo", members, tuple(entries), settings_of(spec(nodes=3)))
+
+
+@pytest.mark.parametrize("zones", ["aaab", "aabb", "aabbc", "aaaab", "abcd"])
+def test_capacity_follows_where_zones_are_uneven_too(zones: str) -> None:
+    """The zone of a single pod has a copy of each partition, more than an even share, and that stays so."""
+    out = spec(nodes=len(zones))
+    there = holdings_of(placed(zones, len(zones)), {})
+    assert there.maxmemory == held(3).maxmemory and there.spread_over == len(zones)
+    effect = in_effect(out, pods(len(zones)), there)
+    assert reasons(effect) == [] and maxmemory(effect) == held(len(zones)).maxmemory
+    assert there.most_copies <= effect.sizing.copies_after_loss, "what containers are sized for"
+
+
+def test_capacity_follows_only_when_all_nodes_are_there_and_none_holds_too_much() -> None:
+    three = holdings_of(placed("abc", 3), {})
+    assert three.spread_over == 3 and reasons(in_effect(spec(nodes=5), pods(3), three)) == ["CapacityFollows"]
+    ring = placed("abcd", 4)
+    crowd = replace(ring, members=tuple((uid, replace(it, leaving=uid == "uid-3")) for uid, it in ring.members))
+    assert holdings_of(crowd, {}).spread_over == 0
 
 
 def test_scale_in_waits_until_it_is_known_what_copies_hold() -> None:
