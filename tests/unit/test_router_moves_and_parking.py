@@ -100,6 +100,19 @@ async def test_waiting_ends_with_tryagain(tmp_path: Path) -> None:
         assert (await cluster.pods[0].metrics())["errors"]["tryagain"] == 2
 
 
+async def test_a_pod_whose_own_clients_gave_up_waiting_serves_other_pods_when_it_becomes_the_owner(
+    tmp_path: Path,
+) -> None:
+    async with running_cluster(tmp_path, parkTimeoutMs=300) as cluster:
+        former, key = cluster.pods[1], cluster.keys(1)[0]
+        await former.agent.confirmed(1, former.agent.set_gate(1, epoch=0))
+        async with conversation(cluster.pods[0].front) as client:
+            assert (await client.ask("SET", key, "x")).startswith(b"-TRYAGAIN")
+        await move(cluster, 1, to=0)
+        async with conversation(former.front) as client:
+            assert await client.ask("SET", key, "x") == b"+OK\r\n"
+
+
 async def test_bytes_of_waiting_commands_are_bounded(tmp_path: Path) -> None:
     async with running_cluster(tmp_path, parkMaxBytes=10000) as cluster, conversation(cluster.pods[0].front) as client:
         pod, key = cluster.pods[0], cluster.keys(0)[0]

@@ -40,13 +40,12 @@ cdef class Partition:
         self.commit = Commit(router, self, index)
 
     cdef bint parks(self):
-        """Must a new command wait: behind others, or for what is still in flight at a former owner?"""
+        """Must a new command wait: behind others, or for what is in flight, a probe or at a former owner?"""
         return (
             self.owner is None
             or self.waiting.head is not None
             or self.refused.head is not None
-            or self.probing
-            or (self.inflight > 0 and self.carrier is not self.owner)
+            or (self.inflight > 0 and (self.probing or self.carrier is not self.owner))
         )
 
     cdef Gate read(self):
