@@ -24,7 +24,6 @@ def report_of(state: CopyState) -> CopyReport:
     electing = entry is not None and entry.state is State.ELECTING and entry.epoch == marks.seen_epoch
     sealed = electing and entry is not None and state.sealed and not state.is_promised(entry, marks)
     confirmed = open_now and gate.confirmed and marks.required_epoch == gate.gate_epoch
-    held = _held(state) if confirmed else ()
     return CopyReport(
         process=copy.process,
         run_id=copy.run_id,
@@ -41,8 +40,7 @@ def report_of(state: CopyState) -> CopyReport:
         syncing=copy.syncing,
         lagging=_lagging(state) if open_now else (),
         required_epoch=marks.required_epoch if confirmed else 0,
-        required=held,
-        awaited=tuple(member for member in marks.required if member not in held) if confirmed else (),
+        required=_held(state) if confirmed else (),
         taken_over_epoch=marks.taken_over_epoch if state.adopted else 0,
         gave_up_epoch=marks.hand_over.epoch if state.adopted and marks.hand_over.gave_up else 0,
         used_memory=copy.used_memory,
@@ -85,8 +83,10 @@ def _held(state: CopyState) -> tuple[CopyId, ...]:
 
 
 def _lagging(state: CopyState) -> tuple[CopyId, ...]:
-    """In-sync members that are not attached, or behind by more than isr.maxLag."""
-    if state.entry is None or state.entry.primary != state.identity:
+    """In-sync members, and those that are required beside them, that are not attached, or behind by more than
+    isr.maxLag: with sync, writes wait for each of them."""
+    entry, marks = state.entry, state.marks
+    if entry is None or entry.primary != state.identity:
         return ()
-    in_step = state.in_step()
-    return tuple(member for member in state.entry.isr if member != state.identity and member not in in_step)
+    required = marks.required if marks.required_epoch == entry.epoch else ()
+    return tuple(sorted({*entry.isr, *required} - {state.identity} - state.in_step()))

@@ -77,11 +77,8 @@ class CopyState:
         assert self.view.map is not None
         settings = self.view.map.settings
         floor = self.copy.settled_offset - (0 if settings.sync else settings.isr_max_lag_bytes)
-        return {
-            replica.copy
-            for replica in self.copy.attached
-            if replica.copy is not None and replica.online and replica.offset >= floor and replica.offset > 0
-        }
+        attached = self.copy.attached
+        return {it.copy for it in attached if it.copy is not None and it.online and it.offset >= max(floor, 1)}
 
 
 def _entry_above_floor(ring: HashRing | None, partition: int, marks: Marks) -> Entry | None:

@@ -334,14 +334,27 @@ def begun(facts: Facts, first_choice: Callable[[], str]) -> Entry | None:
 
 
 def left(facts: Facts) -> Iterator[tuple[CopyId, str]]:
-    """In-sync members, never the primary, that leave at once: dead, or lagging for longer than the grace (O5)."""
-    for copy in facts.entry.isr:
+    """In-sync members, never the primary, that leave at once: dead, or lagging for longer than the grace (O5).
+
+    So do learners that the primary requires already: a higher epoch lets them go, or with sync its writes would wait
+    for them for ever.
+    """
+    for copy in (*facts.entry.isr, *_lagging_learners(facts)):
         if copy == facts.entry.primary:
             continue
         if is_dead(facts, copy):
             yield copy, f"the replica on {pod_name(facts, copy.pod)} ended or began anew"
         elif facts.passed(facts.view.memory.lagging.get((facts.partition, copy)), _lag_grace(facts)):
             yield copy, f"the replica on {pod_name(facts, copy.pod)} is not in sync"
+
+
+def _lagging_learners(facts: Facts) -> tuple[CopyId, ...]:
+    """Learners that the primary requires at this entry's epoch and that do not follow it."""
+    primary, entry = facts.entry.primary, facts.entry
+    report = facts.copy(primary.pod) if primary is not None else None
+    if report is None or report.epoch != entry.epoch:
+        return ()
+    return tuple(copy for copy in report.lagging if copy not in entry.isr and copy.pod in entry.learners)
 
 
 def _lag_grace(facts: Facts) -> float:

@@ -171,7 +171,7 @@ def _next_entry(facts: election.Facts, first_choice: Callable[[], str]) -> Entry
 
 
 def _next_members(facts: election.Facts) -> Entry:
-    """In-sync members that leave or join; those that leave become learners when their pod is well."""
+    """In-sync members that leave or join; those that leave become learners, or stay ones, when their pod is well."""
     entry = facts.entry
     leaving = dict(election.left(facts))
     if leaving:

@@ -88,7 +88,7 @@ class Memory:
     """Since when (operator's monotonic seconds) something has been so; made by `remember` before every step.
 
     `ungated`: by partition and term, a Stable primary without evidence of an open gate. `lagging`: by partition and
-    copy, an in-sync member that its primary calls lagging. `short`: by partition, fewer copies on existing pods than
+    copy, one that its primary requires and calls lagging. `short`: by partition, fewer copies on existing pods than
     asked for. `placed`: by partition, a partition without data has had these learners.
     """
 

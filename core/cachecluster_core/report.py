@@ -38,9 +38,8 @@ class CopyReport:
     nothing in flight, or its deadline has passed. `sealed_epoch` is the epoch at which the copy was sealed with its
     history intact (0: it is not): only then `term` and `offset` are its final rank (A4). `intact` is False for a copy
     that is loading, in a full resync, or was never in sync: a *new* copy. `born_epoch` is the epoch at which the
-    process was started. `required` is what the primary requires at `required_epoch`, confirmed by every router, and
-    what may be made in-sync members; `awaited` are those that it requires too, but which do not yet hold all that was
-    answered before (sync only). `lagging` are in-sync members that are not attached to it or fall behind.
+    process was started. `required` is what the primary requires at `required_epoch`, confirmed by every router;
+    `lagging` are those that it requires, in-sync members or not yet, that are not attached to it or fall behind.
     `taken_over_epoch` is the epoch of the hand-over by which this very copy became primary, `gave_up_epoch` the one in
     which it, as primary, gave the hand-over up before a token was sent (0: none).
     Offsets are bytes of the replication stream; memory and keys are for people.
@@ -62,7 +61,6 @@ class CopyReport:
     lagging: tuple[CopyId, ...] = ()
     required_epoch: int = 0
     required: tuple[CopyId, ...] = ()
-    awaited: tuple[CopyId, ...] = ()
     taken_over_epoch: int = 0
     gave_up_epoch: int = 0
     used_memory: int = 0
@@ -115,7 +113,7 @@ class Report:
 
 
 _DEFAULT = asdict(CopyReport())
-_COPIES = ("required", "awaited", "lagging")
+_COPIES = ("required", "lagging")
 _FIGURES = ("offset", "used_memory", "keys", "silent_s")
 _FACTS = attrgetter(*(field.name for field in fields(CopyReport) if field.name not in _FIGURES))
 

@@ -88,3 +88,28 @@ def test_a_learner_that_has_not_acknowledged_yet_is_not_in_step() -> None:
         decision = agent_step(AgentView("uid-a", ring, 1, 2, {}, {0: marks}, gates, {0: copy}))
         required = decision.marks.get(0, marks).required
         assert required == ((HERE, THERE) if joins else (HERE,)), (acknowledged, own)
+
+
+def test_a_learner_is_not_required_before_the_stream_reaches_it() -> None:
+    entry = Entry(epoch=5, state=State.STABLE, primary=HERE, isr=(HERE,), learners=("uid-b",), term=5)
+    ring = HashRing("demo", MEMBERS, (entry,), version="7")
+    marks = Marks(seen_epoch=5, rank_term=5, run_id="ra", required=(HERE,), required_epoch=5)
+    gates = {0: GateView(5, 1, 10**12, confirmed=True)}
+    for streams in (False, True):
+        replica = Attached(THERE, online=True, offset=650, streams=streams)
+        copy = CopyView(Process.UP, "ra", offset=700, attached=(replica,))
+        decision = agent_step(AgentView("uid-a", ring, 1, 2, {}, {0: marks}, gates, {0: copy}))
+        assert decision.marks.get(0, marks).required == ((HERE, THERE) if streams else (HERE,))
+
+
+def test_a_required_learner_that_is_gone_is_reported_as_lagging_at_this_epoch_only() -> None:
+    for epoch, lagging in ((5, (THERE,)), (6, ())):
+        entry = Entry(epoch=epoch, state=State.STABLE, primary=HERE, isr=(HERE,), learners=("uid-b",), term=5)
+        ring = HashRing("demo", MEMBERS, (entry,), Settings(sync=True), version="7")
+        marks = Marks(seen_epoch=5, rank_term=5, run_id="ra", required=(HERE, THERE), required_epoch=5)
+        gates = {0: GateView(5, 1, 10**12, confirmed=True)}
+        view = AgentView("uid-a", ring, 1, 2, {}, {0: marks}, gates, {0: CopyView(Process.UP, "ra", offset=9)})
+        decision = agent_step(view)
+        assert decision.report is not None and decision.report.copies[0].lagging == lagging
+        required = decision.marks.get(0, marks).required
+        assert required == ((HERE,) if epoch == 6 else (HERE, THERE))

@@ -14,14 +14,16 @@ from tests.unit.operator_views import (
     A,
     B,
     C,
+    agents,
     copy_report,
     entry_after,
     heard,
     view,
+    with_copy,
 )
 
 from cachecluster_core import repair
-from cachecluster_core.hashring import Entry, State
+from cachecluster_core.hashring import Entry, Settings, State
 from cachecluster_core.operator_step import Memory, OperatorView, Pod, PodView, Suspicion, remember
 from cachecluster_core.report import CopyReport, Process, Report
 
@@ -147,3 +149,18 @@ def test_a_primary_whose_router_does_not_come_back_is_replaced() -> None:
     assert remember(first).ungated == {(0, 5): NOW}
     for since, state in ((NOW - 3.0, State.STABLE), (NOW - 3.5, State.ELECTING)):
         assert entry_after(replace(first, memory=Memory(ungated={(0, 5): since}))).state is state
+
+
+@pytest.mark.parametrize("learner", ["killed", "began anew", "lagging", "following"])
+def test_a_learner_that_the_primary_waits_for_is_let_go_by_a_higher_epoch(learner: str) -> None:
+    entry = Entry(epoch=5, state=State.STABLE, primary=A, isr=(A,), learners=(B.pod,), term=5)
+    known = agents((entry,))
+    lagging = () if learner == "following" else (B,)
+    known = with_copy(known, A.pod, copy_report(entry, A.pod, required_epoch=5, required=(A,), lagging=lagging))
+    process = Process.DEAD if learner == "killed" else Process.UP
+    run_id = "another" if learner == "began anew" else B.run_id
+    known = with_copy(known, B.pod, CopyReport(process, run_id, 5, intact=True, shut_epoch=5, link_up=True))
+    memory = Memory(lagging={(0, B): NOW - 1.0}) if learner == "lagging" else Memory()
+    after = entry_after(view((entry,), known, settings=Settings(sync=True), memory=memory, nodes=2))
+    assert after.isr == (A,) and after.learners == (B.pod,)
+    assert after.epoch == (5 if learner == "following" else 6)
