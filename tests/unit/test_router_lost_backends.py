@@ -99,6 +99,19 @@ async def test_a_peer_that_hangs_is_given_up_after_the_park_time(tmp_path: Path)
         assert first.startswith(b"-INDETERMINATE") and second.startswith(b"-TRYAGAIN")
 
 
+async def test_what_a_peer_that_was_given_up_has_not_received_yet_never_reaches_it(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, parkTimeoutMs=700) as cluster, conversation(cluster.pods[0].front) as client:
+        key = cluster.keys(1)[0]
+        other = f"{{{key}}}other"
+        assert await client.ask("SET", key, "1") == b"+OK\r\n"
+        cluster.pods[1].workers[0].send_signal(signal.SIGSTOP)
+        client.send(("SET", key, "x" * 1_000_000))  # more than a socket takes whose reader does not read
+        assert (await client.frame()).startswith(b"-INDETERMINATE")
+        cluster.pods[1].workers[0].send_signal(signal.SIGCONT)
+        assert await client.ask("SET", other, "2") == b"+OK\r\n"
+        assert await client.ask("GET", key) == b"$1\r\n1\r\n"
+
+
 async def test_a_hanging_engine_of_one_partition_does_not_slow_others(tmp_path: Path) -> None:
     async with running_cluster(tmp_path) as cluster:
         pod = cluster.pods[1]

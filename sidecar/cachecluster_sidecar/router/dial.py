@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 from pathlib import Path
 
 from .core import CONNECT_TIMEOUT_S, Backend, CommitLink
@@ -14,6 +16,8 @@ log = logging.getLogger("cachecluster.router")
 GATE_PASSWORD_FILE = "gate-password"
 PEER_TOKEN_FILE = "peer-token"
 GATE_USER = b"gate"
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+"""For SO_LINGER: what a peer has not received when it is given up must not reach it later, over newer writes."""
 
 
 class Dialler:
@@ -38,7 +42,8 @@ class Dialler:
                     await loop.create_unix_connection(lambda: backend, target.address)
                 else:
                     host, port = target.address
-                    await loop.create_connection(lambda: backend, host, port)
+                    transport, _ = await loop.create_connection(lambda: backend, host, port)
+                    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             backend.greet(self._greeting(backend))
         except (OSError, TimeoutError) as error:
             backend.failed(str(error) or type(error).__name__)
