@@ -195,6 +195,22 @@ class CacheInPods:
                 os.kill(process.pid, signal.SIGKILL)
 
 
+@contextmanager
+def made(operator: Release, name: str, spec: Json) -> Iterator[CacheInPods]:
+    """A CacheCluster of one's own, Ready; it is deleted afterwards."""
+    cache = CacheInPods(operator, name)
+    manifest = {"apiVersion": "cachecluster.io/v1alpha1", "kind": "CacheCluster", "metadata": {"name": name}}
+    cache.kubectl("apply", "-f", "-", input_text=json.dumps(manifest | {"spec": spec}))
+    try:
+        try:
+            cache.wait_ready()
+        except ProcessError as error:
+            raise AssertionError(f"{error}\n{cache.story()}") from error
+        yield cache
+    finally:
+        cache.kubectl("delete", "cc", name, "--ignore-not-found")
+
+
 def processes_of(cluster: DevCluster, pod: Json) -> list[Process]:
     """All processes in the containers of any pod."""
     statuses = pod["status"].get("initContainerStatuses", []) + pod["status"].get("containerStatuses", [])

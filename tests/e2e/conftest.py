@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.demo_in_pods import demo, fault, fault_table, say
+from tests.e2e.demo_in_pods import demo, fault, fault_table, say, struck
 from tests.e2e.installed import Release
 
 from cachecluster_devcluster import binaries, image
 from cachecluster_devcluster.cluster import DevCluster, check_machine, sweep
 
-__all__ = ["demo", "fault", "fault_table", "say"]  # fixtures that are written elsewhere
+__all__ = ["demo", "fault", "fault_table", "say", "struck"]  # fixtures that are written elsewhere
 
 ROOT = Path(__file__).resolve().parents[2]
 STATES = ROOT / "build" / "e2e"

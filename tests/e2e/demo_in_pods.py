@@ -12,16 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.e2e.cache_in_pods import CacheInPods
+from tests.e2e.cache_in_pods import CacheInPods, made
 from tests.e2e.installed import Release
-from tests.e2e.pod_faults import Fault, FaultTable
-from tests.e2e.pod_gates import GateWatch
-from tests.e2e.pod_load import PodLoad
+from tests.e2e.pod_faults import Fault, FaultTable, under_load
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "crds" / "examples" / "minimal.yaml"
 FAULTS_FILE = ROOT / "build" / "faults.json"
-PARTITIONS = 16
 REPAIR = '{"spec": {"repair": {"delaySeconds": 5}}}'
 
 
@@ -71,16 +68,19 @@ def fault_table(say: Callable[[str], None]) -> Iterator[FaultTable]:
         say(line)
 
 
+@pytest.fixture(scope="session", params=["async", "sync"])
+def struck(request: pytest.FixtureRequest, operator: Release) -> Iterator[CacheInPods]:
+    """A cluster of each durability for faults: the example, and one that waits for its replicas."""
+    if request.param == "async":
+        yield request.getfixturevalue("demo").cache
+        return
+    spec = {"nodes": 3, "replicationFactor": 2, "memory": "256Mi", "durability": "sync", "repair": {"delaySeconds": 5}}
+    with made(operator, "durable", spec) as cache:
+        yield cache
+
+
 @pytest.fixture
-def fault(demo: Demo, operator: Release, fault_table: FaultTable) -> Iterator[Fault]:
+def fault(struck: CacheInPods, operator: Release, fault_table: FaultTable) -> Iterator[Fault]:
     """The cluster, whole, with a load on it and its gates watched."""
-    cache = demo.cache
-    cache.wait_whole()
-    with (
-        GateWatch(cache.cluster, cache.namespace, cache.name, cache.token()) as gates,
-        PodLoad(cache.cluster.hub_command, cache.host, PARTITIONS) as load,
-    ):
-        gates.wait_sees([pod["metadata"]["uid"] for pod in cache.view().pods])
-        fault = Fault(cache, load, operator, fault_table)
-        fault.wait_answers()
+    with under_load(struck, operator, fault_table) as fault:
         yield fault

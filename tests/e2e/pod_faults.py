@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.e2e.acknowledged_writers import AcknowledgedWriters
 from tests.e2e.cache_in_pods import CacheInPods, Json
 from tests.e2e.installed import Release
+from tests.e2e.pod_gates import GateWatch
 from tests.e2e.pod_load import PodLoad
 from tests.waiting import wait_until
 
@@ -19,6 +22,7 @@ ANSWER_S = 30.0
 WHOLE_S = 90.0
 LEADER_S = 40.0
 POLL_S = 0.1
+PARTITIONS = 16
 REPLICATION_S = 1.0
 """`durability: async` may lose what a primary acknowledged so shortly before it dies."""
 
@@ -55,12 +59,14 @@ def _columns(fault: str, *figures: str) -> str:
 
 @dataclass
 class Fault:
-    """A cluster under load and under watch."""
+    """A cluster under load and under watch. `writes` are there with `durability: sync`."""
 
     cache: CacheInPods
     load: PodLoad
     operator: Release
     table: FaultTable
+    copies: int = 2
+    writes: AcknowledgedWriters | None = None
     name: str = ""
     struck: float = 0.0
     struck_at: float = 0.0
@@ -73,8 +79,10 @@ class Fault:
 
     def begin(self, name: str) -> None:
         """From now on it counts, under this name."""
-        self.name = name
+        self.name = name if self.writes is None else f"sync, {self.copies} copies: {name}"
         self.load.ask("reset")
+        if self.writes is not None:
+            self.writes.ask("next")
         self.struck_at, self.struck = time.time(), time.monotonic()
 
     def wait_answers(self, within_s: float = ANSWER_S) -> float:
@@ -90,10 +98,10 @@ class Fault:
     def finish(self, within_s: float = WHOLE_S, *, primary_lost: bool = False) -> list[str]:
         """Wait until all copies are back; check the data; enter it in the table. Returns the events since the blow.
 
-        With `primary_lost`, a primary was lost with what it had not yet replicated. Otherwise every acknowledged write
-        must be there.
+        With `primary_lost`, a primary was lost with what it had not yet replicated. Otherwise, and in any case with
+        `durability: sync`, every acknowledged write must be there.
         """
-        self.cache.wait_whole(within_s)
+        self.cache.wait_whole(within_s, self.copies)
         whole_s = time.monotonic() - self.struck
         self.wait_answers()
         missing = self.load.ask("check")["missing"]
@@ -102,8 +110,9 @@ class Fault:
         assert not report["emptied"], f"{self.name}: served empty: {report}"
         assert not report["wrong"], f"{self.name}: {report['wrong']}"
         events = self.cache.events_since(self.struck_at)
-        self.table.rows.append({"fault": self.name, **report, "wholeAfter": round(whole_s, 2), "events": events})
-        self._check_undone(report["undone"], primary_lost)
+        row = {"fault": self.name, **report, "wholeAfter": round(whole_s, 2), "events": events}
+        self.table.rows.append(row | self._acknowledged())
+        self._check_undone(report["undone"], primary_lost and self.writes is None)
         assert not [event for event in events if event.startswith("DataLost")], events
         return events
 
@@ -113,6 +122,15 @@ class Fault:
             first, last = found["acknowledgedAt"]
             in_the_window = first > self.struck - REPLICATION_S and last - first < REPLICATION_S
             assert primary_lost and in_the_window, f"{self.name}, struck at {self.struck}: acknowledged, gone: {found}"
+
+    def _acknowledged(self) -> dict[str, Any]:
+        """What the writers know; nothing of it is missing."""
+        if self.writes is None:
+            return {}
+        self.writes.wait_goes_on(ANSWER_S)
+        seen, missing = self.writes.ask("look"), self.writes.missing()
+        assert not missing, f"{self.name}: acknowledged and missing, by partition: {missing}\n{self.cache.story()}"
+        return {"acknowledged": sum(seen["acknowledged"]), "acknowledgementPause": seen["pause_s"]}
 
     # -- who is who --
 
@@ -154,3 +172,18 @@ class Fault:
         uid = pod["metadata"]["uid"]
         gone = "the deleted pod is gone"
         wait_until(lambda: uid not in [it["metadata"]["uid"] for it in self.cache.view().pods], seconds, gone)
+
+
+@contextmanager
+def under_load(cache: CacheInPods, operator: Release, table: FaultTable, copies: int = 2) -> Iterator[Fault]:
+    """A cluster that is whole, with a load on it and its gates watched; with `durability: sync` also with writers."""
+    cache.wait_whole(copies=copies)
+    sync = cache.get("cc", cache.name)["spec"]["durability"] == "sync"
+    with ExitStack() as stack:
+        gates = stack.enter_context(GateWatch(cache.cluster, cache.namespace, cache.name, cache.token()))
+        load = stack.enter_context(PodLoad(cache.cluster.hub_command, cache.host, PARTITIONS))
+        writes = stack.enter_context(AcknowledgedWriters(cache)) if sync else None
+        gates.wait_sees([pod["metadata"]["uid"] for pod in cache.view().pods])
+        fault = Fault(cache, load, operator, table, copies, writes)
+        fault.wait_answers()
+        yield fault

@@ -106,7 +106,8 @@ class History:
         if not known:
             return Finding(Meaning.LATE, sequence)
         gone = [write for write in self.writes[sequence + 1 : before + 1] if write.acknowledged_at is not None]
-        return Finding(Meaning.UNDONE, sequence, tuple(gone))
+        # What was read but never acknowledged may be taken back.
+        return Finding(Meaning.UNDONE if gone else Meaning.FINE, sequence, tuple(gone))
 
     def _sequence(self, value: bytes) -> int | None:
         owner, _, number = value.decode(errors="replace").rpartition(":")
