@@ -17,6 +17,11 @@ from functools import lru_cache
 from .ring import Ring
 from .sizing import copies_per_node
 
+NOBODY = -1
+"""Stands for no pod among their numbers."""
+NONE_SO_BAD = 1 << 20
+"""More conflicts than any pod has."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -78,174 +83,222 @@ def bounds(places: Collection[Place], copies: int, partitions: int, nodes: int) 
     return {place.pod: bound(place) for place in places}
 
 
+@lru_cache(maxsize=16)
+def _preferences(names: tuple[str, ...], partitions: int) -> tuple[tuple[list[int], ...], tuple[list[int], ...]]:
+    """For each partition these pods in the ring's order, and the place of each pod in it."""
+    ring = Ring(names)
+    number = {name: index for index, name in enumerate(names)}
+    orders = tuple([number[name] for name in ring.walk(partition)] for partition in range(partitions))
+    ranks = tuple([0] * len(names) for _ in orders)
+    for order, rank in zip(orders, ranks, strict=True):
+        for place, pod in enumerate(order):
+            rank[pod] = place
+    return orders, ranks
+
+
+def _conflicts(places: tuple[Place, ...]) -> list[list[int]]:
+    """How badly two pods stand beside each other: 2 for a shared node, 1 for a shared zone."""
+
+    def between(one: Place, other: Place) -> int:
+        shared = 2 * (one.node != "" and one.node == other.node) + (one.zone != "" and one.zone == other.zone)
+        return shared if one is not other else 0
+
+    return [[between(one, other) for other in places] for one in places]
+
+
 class _Placer:
+    """Pods are numbers here, in the order of `places`: this runs for large clusters while something waits for it."""
+
     def __init__(self, places: tuple[Place, ...], copies: int, current: tuple[Holding, ...], nodes: int) -> None:
-        self.places = {place.pod: place for place in places}
+        number = {place.pod: index for index, place in enumerate(places)}
+        most = bounds(places, copies, len(current), max(nodes, len(places)))
+        self.places = places
         self.copies = copies
-        self.current = current
-        self.bound = bounds(places, copies, len(current), max(nodes, len(places)))
-        by_name = {place.name: place.pod for place in places}
-        ring = Ring(by_name)
-        self.preference = [[by_name[name] for name in ring.walk(partition)] for partition in range(len(current))]
-        self.holds: list[list[str]] = [[] for _ in current]
-        self.load = dict.fromkeys(self.places, 0)
+        self.bound = [most[place.pod] for place in places]
+        self.orders, self.ranks = _preferences(tuple(place.name for place in places), len(current))
+        self.conflict = _conflicts(places)
+        pairs = [row[other] for pod, row in enumerate(self.conflict) for other in range(pod)]
+        self.least = min(pairs, default=0)  # conflicts that no two pods can do without, as where there is one zone
+        self.had = [[number[pod] for pod in item.pods if pod in number and pod != item.primary] for item in current]
+        self.leads = [number.get(item.primary, NOBODY) if item.primary is not None else NOBODY for item in current]
+        self.barred = [frozenset(number[pod] for pod in item.barred if pod in number) for item in current]
+        self.holds: list[list[int]] = [[] for _ in current]
+        self.held: list[set[int]] = [set() for _ in places]
+        self.excess = [-bound for bound in self.bound]
+        self.strained: set[int] = set()
 
     def run(self) -> tuple[tuple[str, ...], ...]:
-        for partition in range(len(self.current)):
+        for partition in range(len(self.holds)):
             self._keep(partition)
-        for partition in range(len(self.current)):
+        for partition in range(len(self.holds)):
             self._fill(partition)
         self._level()
         self._spread()
-        return self._order_primaries()
+        primary = self._order_primaries()
+        return tuple(self._ordered(partition, first) for partition, first in enumerate(primary))
 
-    def _primary(self, partition: int) -> str | None:
-        primary = self.current[partition].primary
-        return primary if primary in self.places else None
+    def _ordered(self, partition: int, first: int) -> tuple[str, ...]:
+        rank = self.ranks[partition]
+        pods = sorted(self.holds[partition], key=lambda pod: -1 if pod == first else rank[pod])
+        return tuple(self.places[pod].pod for pod in pods)
 
-    def _add(self, partition: int, pod: str) -> None:
+    def _add(self, partition: int, pod: int) -> None:
         self.holds[partition].append(pod)
-        self.load[pod] += 1
+        self.held[pod].add(partition)
+        self.excess[pod] += 1
 
-    def _move(self, partition: int, old: str, new: str) -> None:
+    def _move(self, partition: int, old: int, new: int) -> None:
         self.holds[partition][self.holds[partition].index(old)] = new
-        self.load[old] -= 1
-        self.load[new] += 1
+        self.held[old].remove(partition)
+        self.held[new].add(partition)
+        self.excess[old] -= 1
+        self.excess[new] += 1
 
-    def _excess(self, pod: str) -> int:
-        """How many copies a pod has beyond its bound."""
-        return self.load[pod] - self.bound[pod]
-
-    def _conflicts(self, pod: str, others: list[str]) -> int:
-        """How badly a pod stands beside others: 2 for each shared node, 1 for each shared zone."""
-        here = self.places[pod]
-        return sum(
-            2 * (here.node != "" and here.node == self.places[other].node)
-            + (here.zone != "" and here.zone == self.places[other].zone)
-            for other in others
-            if other != pod
-        )
+    def _conflicts(self, pod: int, others: list[int]) -> int:
+        """How badly a pod stands beside others."""
+        row, total = self.conflict[pod], 0
+        for other in others:
+            total += row[other]
+        return total
 
     def _keep(self, partition: int) -> None:
-        holding = self.current[partition]
-        pods = [pod for pod in holding.pods if pod in self.places and pod != holding.primary]
-        first = [holding.primary] if holding.primary in self.places else []
-        for pod in [*first, *pods]:
-            if pod is not None and len(self.holds[partition]) < self.copies:
-                self._add(partition, pod)
+        first = [self.leads[partition]] if self.leads[partition] != NOBODY else []
+        for pod in [*first, *self.had[partition]][: self.copies]:
+            self._add(partition, pod)
 
     def _fill(self, partition: int) -> None:
-        while len(self.holds[partition]) < self.copies:
-            holds = self.holds[partition]
-            order = self.preference[partition]
-            free = [pod for pod in order if pod not in holds and pod not in self.current[partition].barred]
-            if not free:
+        holds, barred = self.holds[partition], self.barred[partition]
+        while len(holds) < self.copies:
+            best, found = (True, NONE_SO_BAD), NOBODY
+            for pod in self.orders[partition]:
+                if pod in holds or pod in barred:
+                    continue
+                key = (self.excess[pod] >= 0, self._conflicts(pod, holds))
+                if key < best:
+                    best, found = key, pod
+                    if key == (False, self.least * len(holds)):
+                        break
+            if found == NOBODY:
                 return
-            best = min(free, key=lambda pod: (self._excess(pod) >= 0, self._conflicts(pod, holds), order.index(pod)))
-            self._add(partition, best)
+            self._add(partition, found)
 
     def _level(self) -> None:
         """Move copies from pods above their bound or far above others, until that ends."""
-        for _ in range(len(self.current) * self.copies):
-            low = min(map(self._excess, self.load))
-            for donor in sorted(self.load, key=lambda pod: (-self._excess(pod), self.places[pod].name)):
-                if self._excess(donor) - low <= 1:
+        pods = range(len(self.places))
+        for _ in range(len(self.holds) * self.copies):
+            low = min(self.excess)
+            for donor in sorted(pods, key=lambda pod: (-self.excess[pod], self.places[pod].name)):
+                if self.excess[donor] - low <= 1:
                     return
                 if self._give_one(donor):
                     break
             else:
                 return
 
-    def _give_one(self, donor: str) -> bool:
+    def _give_one(self, donor: int) -> bool:
         """Move the copy that another pod takes with the fewest conflicts; False when none can go."""
-        best: tuple[tuple[int, bool, int, int], int, str] | None = None
-        for partition, holds in enumerate(self.holds):
-            if donor not in holds:
-                continue
-            leads = self._primary(partition) == donor
-            before = self._conflicts(donor, holds)
-            barred = self.current[partition].barred
-            for pod in self.places:
-                if pod in holds or pod in barred or self._excess(donor) - self._excess(pod) <= 1:
+        takers = [(pod, excess) for pod, excess in enumerate(self.excess) if self.excess[donor] - excess > 1]
+        best: tuple[int, bool, int, int, int, int] | None = None
+        for partition in sorted(self.held[donor]):
+            holds, rank, barred = self.holds[partition], self.ranks[partition], self.barred[partition]
+            before, leads = self._conflicts(donor, holds), self.leads[partition] == donor
+            rest = [other for other in holds if other != donor]
+            for pod, excess in takers:
+                if pod in rest or pod in barred:
                     continue
-                rest = [other for other in holds if other != donor]
-                worse = self._conflicts(pod, rest) - before
-                key = (worse, leads, self._excess(pod), self.preference[partition].index(pod))
-                if best is None or key < best[0]:
-                    best = (key, partition, pod)
+                key = (self._conflicts(pod, rest) - before, leads, excess, rank[pod], partition, pod)
+                if best is None or key < best:
+                    best = key
         if best is None:
             return False
-        self._move(best[1], donor, best[2])
+        self._move(best[4], donor, best[5])
         return True
 
     def _spread(self) -> None:
         """Exchange copies between partitions where that separates zones or nodes without changing any load."""
+        for partition in range(len(self.holds)):
+            self._strain(partition)
         for partition, holds in enumerate(self.holds):
             for pod in list(holds):
-                if self._primary(partition) != pod and self._conflicts(pod, holds):
+                if self.leads[partition] != pod and self._conflicts(pod, holds):
                     self._exchange(partition, pod)
 
-    def _exchange(self, partition: int, pod: str) -> None:
+    def _strain(self, partition: int) -> None:
+        """Note whether a partition could gain by an exchange that makes nothing better for the other one."""
+        holds = self.holds[partition]
+        least = self.least * (len(holds) - 1)
+        strained = any(self._conflicts(pod, holds) > least for pod in holds)
+        (self.strained.add if strained else self.strained.discard)(partition)
+
+    def _exchange(self, partition: int, pod: int) -> None:
         rest = [other for other in self.holds[partition] if other != pod]
         before = self._conflicts(pod, rest)
-        not_here = {*self.holds[partition], *self.current[partition].barred}
-        for other, holds in enumerate(self.holds):
-            if other == partition or pod in holds or pod in self.current[other].barred:
+        not_here = {*self.holds[partition], *self.barred[partition]}
+        gains = {it: before - self._conflicts(it, rest) for it in range(len(self.places)) if it not in not_here}
+        row, any_gains = self.conflict[pod], max(gains.values(), default=0) > 0
+        for other in range(len(self.holds)) if any_gains else sorted(self.strained):
+            holds = self.holds[other]
+            if pod in holds or pod in self.barred[other]:
                 continue
+            beside = self._conflicts(pod, holds)
             for candidate in holds:
-                if candidate in not_here or self._primary(other) == candidate:
+                gain = gains.get(candidate)
+                if gain is None or self.leads[other] == candidate:
                     continue
-                gain = before - self._conflicts(candidate, rest)
-                others = [item for item in holds if item != candidate]
-                loss = self._conflicts(pod, others) - self._conflicts(candidate, others)
-                if gain > loss:
+                if gain > beside - row[candidate] - self._conflicts(candidate, holds):
                     self._move(partition, pod, candidate)
                     self._move(other, candidate, pod)
+                    self._strain(partition)
+                    self._strain(other)
                     return
 
-    def _order_primaries(self) -> tuple[tuple[str, ...], ...]:
-        """The primary first in each partition; balanced to within one where the copies allow, by the fewest moves."""
-        count = dict.fromkeys(self.places, 0)
-        primary: list[str] = []
+    def _order_primaries(self) -> list[int]:
+        """Who leads each partition; balanced to within one where the copies allow, by the fewest moves."""
+        led: list[set[int]] = [set() for _ in self.places]
+        primary = [now if now in holds else NOBODY for now, holds in zip(self.leads, self.holds, strict=True)]
+        for partition, pod in enumerate(primary):
+            if pod != NOBODY:
+                led[pod].add(partition)
         for partition, holds in enumerate(self.holds):
-            now = self._primary(partition)
-            primary.append(now if now is not None and now in holds else "")
-            if primary[partition]:
-                count[primary[partition]] += 1
-        for partition, holds in enumerate(self.holds):
-            if holds and not primary[partition]:
-                order = self.preference[partition].index
-                primary[partition] = min(holds, key=lambda pod: (count[pod], order(pod)))
-                count[primary[partition]] += 1
-        while self._shift_primary(primary, count):
+            if holds and primary[partition] == NOBODY:
+                rank = self.ranks[partition]
+                pod = primary[partition] = min(holds, key=lambda pod: (len(led[pod]), rank[pod]))
+                led[pod].add(partition)
+        while self._shift_primary(primary, led):
             pass
-        return tuple(
-            (first, *sorted((pod for pod in holds if pod != first), key=self.preference[partition].index))
-            if holds
-            else ()
-            for partition, (first, holds) in enumerate(zip(primary, self.holds, strict=True))
-        )
+        return primary
 
-    def _shift_primary(self, primary: list[str], count: dict[str, int]) -> bool:
+    def _shift_primary(self, primary: list[int], led: list[set[int]]) -> bool:
         """Pass primaries along a chain of pods from one that has two more than the last; False when none is left."""
-        for start in sorted(count, key=lambda pod: (-count[pod], self.places[pod].name)):
-            via: dict[str, tuple[str, int]] = {}
-            queue = deque([start])
-            while queue:
-                pod = queue.popleft()
-                if count[start] - count[pod] >= 2:
-                    while pod != start:
-                        previous, partition = via[pod]
-                        primary[partition] = pod
-                        count[pod] += 1
-                        count[previous] -= 1
-                        pod = previous
-                    return True
-                for partition, holds in enumerate(self.holds):
-                    if primary[partition] != pod:
-                        continue
-                    for other in holds:
-                        if other not in via and other != start:
-                            via[other] = (pod, partition)
-                            queue.append(other)
+        fewest = min(map(len, led))
+        for start in sorted(range(len(led)), key=lambda pod: (-len(led[pod]), self.places[pod].name)):
+            if len(led[start]) - fewest < 2:
+                return False
+            via = self._chain(start, led)
+            if via is not None:
+                for giver, taker, partition in via:
+                    primary[partition] = taker
+                    led[giver].remove(partition)
+                    led[taker].add(partition)
+                return True
         return False
+
+    def _chain(self, start: int, led: list[set[int]]) -> list[tuple[int, int, int]] | None:
+        """The shortest chain (giver, taker, partition) from a pod to one that leads two fewer."""
+        via: dict[int, tuple[int, int]] = {}
+        queue = deque([start])
+        while queue:
+            pod = queue.popleft()
+            if len(led[start]) - len(led[pod]) >= 2:
+                chain = []
+                while pod != start:
+                    giver, partition = via[pod]
+                    chain.append((giver, pod, partition))
+                    pod = giver
+                return chain
+            for partition in sorted(led[pod]):
+                for other in self.holds[partition]:
+                    if other not in via and other != start:
+                        via[other] = (pod, partition)
+                        queue.append(other)
+        return None

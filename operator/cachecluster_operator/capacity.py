@@ -78,10 +78,15 @@ def holdings_of(ring: HashRing | None, agents: Mapping[str, PodView]) -> Holding
 
 def _spread_over(ring: HashRing, held: Mapping[str, int]) -> int:
     """By the bounds of the placement: where zones are uneven some pods hold more copies than others for good."""
+    allowed = places_of(ring)
+    return len(allowed) if all(count <= allowed.get(uid, 0) for uid, count in held.items()) else 0
+
+
+def places_of(ring: HashRing) -> dict[str, int]:
+    """How many copies each pod that stays may hold, by UID."""
     places = [Place(uid, it.name, it.zone, it.node) for uid, it in ring.members if not it.leaving]
     factor = min(ring.settings.replication_factor, len(places))
-    allowed = bounds(places, factor, len(ring.entries), len(places))
-    return len(places) if all(count <= allowed.get(uid, 0) for uid, count in held.items()) else 0
+    return bounds(places, factor, len(ring.entries), len(places)) if places else {}
 
 
 def _unfit(ring: HashRing, agents: Mapping[str, PodView]) -> dict[str, tuple[str, str]]:

@@ -10,6 +10,7 @@ from cachecluster_core.leaving import leaving_pods
 from cachecluster_core.operator_view import Pod
 from cachecluster_core.spec import CacheClusterSpec
 
+from .capacity import places_of
 from .findings import MESSAGE_LIMIT, Finding, condition, partitions_text
 from .progressing import held_back_texts, is_planned, progressing
 from .snapshot import ClusterSnapshot
@@ -107,7 +108,16 @@ def _up_to_date(known: Known) -> Finding:
         return Finding("UpToDate", False, "PodsOutdated", f"made from another template: {names}")
     if known.effect is not None and len(work.staying) > known.effect.desired.nodes:
         return Finding("UpToDate", False, "NodesToRemove", f"{known.effect.desired.nodes} nodes are wanted")
-    return Finding("UpToDate", True, "SpecInEffect", "all of the spec is in effect")
+    return Finding("UpToDate", True, "SpecInEffect", f"all of the spec is in effect{_uneven_text(known)}")
+
+
+def _uneven_text(known: Known) -> str:
+    """What people may wonder at: pods that hold more copies than others for good."""
+    ring = known.snapshot.map if known.snapshot is not None else None
+    most = set(places_of(ring).values()) if ring is not None else set()
+    if len(most) < 2:
+        return ""
+    return f"; zones have different numbers of nodes, so a node holds {min(most)} to {max(most)} copies"
 
 
 def _paused(known: Known) -> Finding:
