@@ -117,6 +117,7 @@ def _report(view: AgentView, steps: list[_CopyStep]) -> Report:
         authority_s=(_deadline_ns(view) - view.now_ns) / 1e9,
         copies={step.partition: report_of(step) for step in steps if worth_reporting(step)},
         entries=view.taken if behind else {},
+        blind=view.read_failing,
     )
 
 

@@ -88,7 +88,7 @@ def _begin(facts: Facts, wanted: tuple[str, ...], emptied: frozenset[str]) -> En
     urgent = primary.pod in emptied
     displaced = urgent or primary.pod not in wanted
     successor = _successor(facts, wanted, emptied, any_place=urgent)
-    if successor is None or not has_open_gate(facts, primary):
+    if successor is None or not has_open_gate(facts, primary) or facts.view.is_blind(entry):
         return entry
     if not facts.entry_older_than(RETRY_S if displaced else facts.view.timing.balance_delay):
         return entry

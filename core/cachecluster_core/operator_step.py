@@ -165,7 +165,9 @@ def _next_entry(facts: election.Facts, first_choice: Callable[[], str]) -> Entry
             return election.promoted(facts, first_choice) or election.lost(facts) or facts.entry
         case State.STABLE:
             reason = election.elect_reason(facts)
-            return election.electing(facts, reason) if reason is not None else _next_members(facts)
+            if reason is not None:
+                return election.electing(facts, reason)
+            return facts.entry if facts.view.is_blind(facts.entry) else _next_members(facts)
         case State.MOVING:
             return next_moving(facts)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from .hashring import CopyId, HashRing, Settings
+from .hashring import CopyId, Entry, HashRing, Settings
 from .report import Report
 
 
@@ -124,6 +124,12 @@ class OperatorView:
     memory: Memory = field(default_factory=Memory)
     trust_connection_refused: bool = True
     paused: bool = False
+
+    def is_blind(self, entry: Entry) -> bool:
+        """The primary's agent cannot read the map. Whatever raises the epoch would end its authority, because others
+        promise nothing below what they have seen, and it would learn of nothing: only an election may."""
+        agent = self.agents.get(entry.primary.pod) if entry.primary is not None else None
+        return agent is not None and agent.report is not None and agent.report.blind
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,7 @@ def repair(view: OperatorView, entries: tuple[Entry, ...], wanted: tuple[tuple[s
         if entry.state in EMPTY:
             if whole or entry.state is State.LOST or _all_pods_had_time(view, partition):
                 result[partition] = _first_learners(entry, wanted[partition], present)
-        elif entry.state is State.STABLE:
+        elif entry.state is State.STABLE and not view.is_blind(entry):
             short = len(entry.pods() & keeping) < factor
             fill = whole or (short and _waited(view, view.memory.short.get(partition)))
             can_stay = present - engines.hopeless(entry, entry.learners)

@@ -75,7 +75,7 @@ class Report:
     `version` is the resourceVersion of the map the agent acts on ('' for none). `authority_s` is the time left in
     seconds, negative since when it has lapsed. `entries` are the last entries the agent has taken, for rebuilding a
     lost map (O8). `incarnation` changes with every start of the agent. `engine` is what its copies run, such as
-    "valkey 9.1.2" ('': not known).
+    "valkey 9.1.2" ('': not known). `blind`: its quorum reads fail; its primaries can follow no change of the map.
     """
 
     pod: str
@@ -88,6 +88,7 @@ class Report:
     clients: int = 0
     draining: bool = False
     engine: str = ""
+    blind: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON: field names as here, partitions as strings, defaults of copies left out."""
@@ -126,7 +127,7 @@ def essence(report: Report) -> tuple[object, ...]:
     """
     rest = (
         *(report.incarnation, report.version, report.authority_s > 0, report.routers, report.draining),
-        *(report.engine, report.entries),
+        *(report.engine, report.blind, report.entries),
     )
     copies = {
         partition: (_FACTS(copy), copy.offset if copy.sealed_epoch else 0, copy.silent_s // 1.0)

@@ -92,7 +92,7 @@ class Here:
         self.handovers = HandOvers(pod, PeerAgents("secret", PORT), self._changed, self._news, self.asked.append)
         self.handovers.use_map(ring)
 
-    def _changed(self) -> None:
+    def _changed(self, partition: int) -> None:
         self.changes += 1
 
     def _news(self) -> None:

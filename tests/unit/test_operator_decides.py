@@ -164,3 +164,16 @@ def test_a_learner_that_the_primary_waits_for_is_let_go_by_a_higher_epoch(learne
     after = entry_after(view((entry,), known, settings=Settings(sync=True), memory=memory, nodes=2))
     assert after.isr == (A,) and after.learners == (B.pod,)
     assert after.epoch == (5 if learner == "following" else 6)
+
+
+@pytest.mark.parametrize("blind", [True, False])
+def test_the_set_of_a_primary_that_cannot_read_the_map_is_left_alone(blind: bool) -> None:
+    known = agents((STABLE,))
+    known = known | {A.pod: heard(A.pod, copy_report(STABLE, A.pod), blind=blind)}
+    known = with_copy(known, B.pod, copy_report(STABLE, B.pod, process=Process.DEAD))
+    assert (entry_after(view((STABLE,), known)) == STABLE) is blind
+
+
+def test_a_primary_that_cannot_read_the_map_is_superseded_when_it_serves_no_more() -> None:
+    known = agents((STABLE,)) | {A.pod: heard(A.pod, copy_report(STABLE, A.pod, process=Process.DEAD), blind=True)}
+    assert entry_after(view((STABLE,), known)).state is State.ELECTING

@@ -35,6 +35,7 @@ from .engine_process import Engine, EngineProcess
 from .gates import Gates
 from .handover import HandOvers
 from .handover_account import HandOverAccount
+from .hearsay import Hearsay
 from .map_client import MapRead
 from .peer_agents import PeerAgents
 from .promise_talk import PromiseTalk
@@ -92,6 +93,7 @@ class AgentLoop:
         self._gates = Gates()
         self.handovers = HandOvers(identity.pod, peers, self.wake, self._tell_routes, self._look_quickly)
         self._promises = PromiseTalk(identity.pod, peers, self.wake)
+        self._hearsay = Hearsay(identity.pod, peers, self._tell_routes)
         self._account = HandOverAccount(identity.pod, metrics)
         self._copies: dict[int, LocalCopy] = {}
         self._processes: dict[int, Process] = {}
@@ -143,13 +145,16 @@ class AgentLoop:
             self._changed |= _changed_entries(self._ring, read.ring)  # these first, then all
         self._ring, self._sent_ns = read.ring, read.sent_ns
         self.handovers.use_map(read.ring)
+        self._hearsay.read_succeeded()
         self._tell_routes()
         if self._hub is not None:
             self._hub.read_succeeded(read.sent_ns, self._gates.notices())
         self.wake()
 
     def read_attempted(self, seconds: float, succeeded: bool) -> None:
-        """A quorum read ended. At the first failure others are asked for promises."""
+        """A quorum read ended. At the first failure others are asked for promises, at each for what they know."""
+        if not succeeded:
+            self._hearsay.read_failed(self._known_ring)
         if self._read_failing == succeeded:
             self._read_failing = not succeeded
             self.wake()
@@ -271,6 +276,7 @@ class AgentLoop:
     async def close(self) -> None:
         """Let go of everything without touching it."""
         await self._promises.close()
+        await self._hearsay.close()
         await self.handovers.close()
         for copy in self._copies.values():
             await copy.close()
@@ -370,8 +376,13 @@ class AgentLoop:
         self._shutting = _shutting(self._marks)
         self._gates.use_table(self._table, self._marks, self._shutting)
 
+    @property
+    def _known_ring(self) -> HashRing | None:
+        """The map by the last read, or, before the first one, by those of an earlier agent."""
+        return self._ring if self._sent_ns else self._remembered.ring
+
     def _tell_routes(self) -> None:
-        ring = self._ring if self._sent_ns else self._remembered.ring
+        ring = self._hearsay.newest(self._known_ring)
         if ring is None or self._hub is None:
             return
         version = next((copy.version for copy in self._copies.values() if copy.version), "")

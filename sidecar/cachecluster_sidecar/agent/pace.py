@@ -18,7 +18,7 @@ class Pace:
     syncing: float = 0.1
     quick: float = 0.0015
     silent_after: float = 1.0
-    settle: float = 2.0
+    settle: float = 1.5
     retry: float = 0.1
     command_timeout: float = 2.0
     reconnect: float = 0.05

@@ -1,4 +1,4 @@
-"""Port 7380: the operator's stream (reports out; hints and probes in), hand-overs between agents, and the gates.
+"""Port 7380: the operator's stream (reports out; hints and probes in), agents among each other, and the gates.
 
 Everything is for whoever has the peer token.
 """
@@ -19,6 +19,7 @@ from cachecluster_core.report import Report, essence
 
 from .handover import HANDOVER_PATH, TAKEN_OVER_PATH
 from .handover_messages import message_from_json, news_from_json, word_to_json
+from .hearsay import MAP_PATH, map_to_json, version_from_json
 from .loop import AgentLoop
 from .map_client import MapClient
 from .probe import Target, probe
@@ -53,6 +54,7 @@ class AgentServer:
         self.app.router.add_post(HANDOVER_PATH, self._handover)
         self.app.router.add_post(TAKEN_OVER_PATH, self._taken_over)
         self.app.router.add_post(PROMISE_PATH, self._promise)
+        self.app.router.add_post(MAP_PATH, self._map)
         self.app.on_shutdown.append(self._close_streams)
 
     def publish(self, report: Report) -> None:
@@ -110,6 +112,14 @@ class AgentServer:
         if asked != self._pod:
             return _error(HTTPStatus.CONFLICT, f"this is pod {self._pod}, not {asked}", uid=self._pod)
         return web.json_response({"promised": sorted(self._loop.promise(asker, asks))})
+
+    async def _map(self, request: web.Request) -> web.Response:
+        """An agent that cannot read the map asks what is known of it here."""
+        try:
+            known = version_from_json(json.loads(await request.read()))
+        except ValueError as error:
+            return _error(HTTPStatus.BAD_REQUEST, str(error))
+        return web.json_response(map_to_json(self._loop.ring, known))
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         if len(self._streams) >= MAX_STREAMS:
