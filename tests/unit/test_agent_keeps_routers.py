@@ -79,7 +79,7 @@ class Pod:
         )
 
     def _count(self, name: str) -> Any:
-        return lambda: setattr(self, name, getattr(self, name) + 1)
+        return lambda *_: setattr(self, name, getattr(self, name) + 1)
 
     async def start(self) -> None:
         await self.hub.start()
