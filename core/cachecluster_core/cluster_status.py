@@ -57,6 +57,13 @@ class MemoryStatus(Part):
     used: str = Field(default="", description="Memory used by the primaries at the last look.")
 
 
+class DataLossStatus(Part):
+    """Partitions that were given up and served empty, and nobody has taken note yet."""
+
+    at: str = Field(description="When the last one was.", json_schema_extra={"format": "date-time"})
+    partitions: tuple[int, ...] = Field(default=(), max_length=512, description="Their numbers.")
+
+
 class CacheClusterStatus(Part):
     """What the operator last saw."""
 
@@ -74,6 +81,11 @@ class CacheClusterStatus(Part):
         default=(),
         description="The pods, by name.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["uid"]},
+    )
+    data_loss: DataLossStatus | None = Field(
+        default=None,
+        description="Data that was lost, until the annotation cachecluster.io/data-loss-seen names its time or a later"
+        " one.",
     )
     conditions: tuple[Condition, ...] = Field(
         default=(),

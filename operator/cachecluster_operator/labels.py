@@ -17,6 +17,8 @@ ENGINE_ANNOTATION = "cachecluster.io/engine"
 """On pods: the engine that this pod runs."""
 PAUSED_ANNOTATION = "cachecluster.io/paused"
 """On CacheClusters: "true" holds back everything planned; failover and status go on."""
+DATA_LOSS_SEEN_ANNOTATION = "cachecluster.io/data-loss-seen"
+"""On CacheClusters: the time up to which a person has taken note of losses of data, as in `status.dataLoss.at`."""
 APPLIED_ANNOTATION = "cachecluster.io/applied"
 """On children: fingerprint of the manifest as it was applied last."""
 

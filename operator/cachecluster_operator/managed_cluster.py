@@ -20,6 +20,7 @@ from .change_track import ChangeTrack
 from .children import Children
 from .cluster_key import ClusterKey
 from .control import ControlLoop
+from .data_loss import data_loss_seen
 from .in_effect import InEffect
 from .kube_api import Json, KubeApi
 from .kube_map_store import KubeMapStore
@@ -61,7 +62,7 @@ class ManagedCluster:
 
     `effect` is what is in effect, `trouble` what keeps children from being made; `secret` holds the passwords once
     they are known, `pause` is the annotation's word, `change` follows planned changes, `budget` is the disruption
-    budget that is wanted (None: not known yet). `lost` are partitions that were given up.
+    budget that is wanted (None: not known yet). `lost` are partitions that were given up, and when.
     """
 
     def __init__(self, api: KubeApi, key: ClusterKey, obj: Json, zones: Zones, image: str, wakeups: Wakeups) -> None:
@@ -73,7 +74,7 @@ class ManagedCluster:
         self.trouble = ""
         self.synced = False
         self.snapshot: ClusterSnapshot | None = None
-        self.lost: set[int] = set()
+        self.lost: dict[int, float] = {}
         self.secret: dict[str, str] | None = None
         self.secret_checked = False
         self.budget: int | None = None
@@ -174,7 +175,8 @@ class ManagedCluster:
             pod_troubles=tuple(filter(None, map(pod_trouble, self.pods.objects()))),
             pods=self.pods.pods(),
             snapshot=self.snapshot,
-            lost=frozenset(self.lost),
+            lost=dict(self.lost),
+            loss_seen=data_loss_seen(self.obj),
             pause=self.pause,
             progress=self.change.progress,
         )
@@ -202,7 +204,7 @@ class ManagedCluster:
     def _on_snapshot(self, snapshot: ClusterSnapshot) -> None:
         self.snapshot = snapshot
         if snapshot.map is not None:
-            self.lost.update(p for p, entry in enumerate(snapshot.map.entries) if entry.state is State.LOST)
+            self.lost |= {p: it.since for p, it in enumerate(snapshot.map.entries) if it.state is State.LOST}
         told = self.change.observe(snapshot)
         self._wakeups.snapshot(replace(snapshot, events=(*snapshot.events, *told)))
 

@@ -17,6 +17,7 @@ from cachecluster_core.operator_view import Event
 from . import manifests
 from .children import NameTaken, is_owned
 from .cluster_key import ClusterKey
+from .data_loss import data_loss_seen
 from .event_recorder import EventRecorder
 from .in_effect import in_effect
 from .keyed_queue import KeyedQueue
@@ -330,4 +331,10 @@ def _key_of(resource: Resource, obj: Json) -> ClusterKey | None:
 def _matters(obj: Json) -> tuple[object, ...]:
     """What of a CacheCluster is an order; its status is this operator's own."""
     metadata = obj["metadata"]
-    return metadata["uid"], metadata.get("generation"), metadata.get("deletionTimestamp"), pause_of(obj)
+    return (
+        metadata["uid"],
+        metadata.get("generation"),
+        metadata.get("deletionTimestamp"),
+        pause_of(obj),
+        data_loss_seen(obj),
+    )

@@ -11,6 +11,7 @@ from cachecluster_core.operator_view import Pod
 from cachecluster_core.spec import CacheClusterSpec
 
 from .capacity import places_of
+from .data_loss import data_loss
 from .findings import MESSAGE_LIMIT, Finding, condition, partitions_text
 from .progressing import held_back_texts, is_planned, progressing
 from .snapshot import ClusterSnapshot
@@ -32,8 +33,8 @@ def compose_status(known: Known, previous: Json, now: str) -> Json:
         _up_to_date(known),
         _paused(known),
     ]
-    if known.lost or any(condition["type"] == "DataLoss" for condition in previous.get("conditions") or ()):
-        findings.append(_data_loss(known, previous))
+    loss, told = data_loss(known.lost, known.loss_seen, previous)
+    findings += [told] if told is not None else []
     status: Json = {
         "observedGeneration": known.generation,
         "message": _message(known, findings[0], findings[1]),
@@ -45,6 +46,8 @@ def compose_status(known: Known, previous: Json, now: str) -> Json:
         "members": member_rows(entries, known),
         "conditions": [condition(finding, known.generation, previous, now) for finding in findings],
     }
+    if loss is not None:
+        status["dataLoss"] = loss
     if known.effect is not None:
         status["memory"] = memory_row(known.effect, entries, known)
     return status
@@ -130,15 +133,6 @@ def _paused(known: Known) -> Finding:
     return Finding(
         "Paused", True, "Paused", f"held back: {held_back}" if held_back else "there is nothing to hold back"
     )
-
-
-def _data_loss(known: Known, previous: Json) -> Finding:
-    """Once true it stays, for people who look later; the partitions are those of the last time."""
-    if known.lost:
-        text = f"no copy could come back, and what they held is lost: {partitions_text(sorted(known.lost))}"
-        return Finding("DataLoss", True, "NoCopyLeft", text)
-    before = next(condition for condition in previous["conditions"] if condition["type"] == "DataLoss")
-    return Finding("DataLoss", before["status"] == "True", before["reason"], before["message"])
 
 
 def _message(known: Known, ready: Finding, doing: Finding) -> str:

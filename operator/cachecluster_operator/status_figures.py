@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -28,7 +28,8 @@ class Known:
 
     `effect` is what is in effect (None: there never was a valid spec); `problems` are what is wrong with the newest
     spec; `trouble` is what keeps children from being made, `pod_troubles` what keeps pods from starting. `lost` are
-    partitions that were given up since the operator started, `progress` is how far planned changes are.
+    partitions that were given up since the operator started, and when (seconds since 1970); `loss_seen` is up to when a
+    person has taken note of that, as in the annotation; `progress` is how far planned changes are.
     """
 
     generation: int
@@ -39,7 +40,8 @@ class Known:
     pod_troubles: tuple[str, ...] = ()
     pods: tuple[Pod, ...] = ()
     snapshot: ClusterSnapshot | None = None
-    lost: frozenset[int] = field(default_factory=frozenset)
+    lost: Mapping[int, float] = field(default_factory=dict)
+    loss_seen: str = ""
     pause: Pause = field(default_factory=Pause)
     progress: Progress = field(default_factory=Progress)
 

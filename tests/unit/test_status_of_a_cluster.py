@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -150,11 +151,61 @@ def test_the_time_of_a_transition_is_kept_while_nothing_changes() -> None:
     assert times == {"Ready": LATER, "Progressing": LATER, "Degraded": NOW, "UpToDate": NOW, "Paused": NOW}
 
 
+def at(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
 def test_a_loss_of_data_stays_told() -> None:
-    lost = compose_status(known(lost=frozenset({1})), {}, NOW)
+    assert "DataLoss" not in conditions(compose_status(known(), {}, NOW))
+    lost = compose_status(known(lost={1: at(NOW)}), {}, NOW)
     assert conditions(lost)["DataLoss"] == ("True", "NoCopyLeft")
+    assert lost["dataLoss"] == {"at": NOW, "partitions": [1]}
+    assert CacheClusterStatus.model_validate(lost).data_loss is not None
     after_restart = compose_status(known(), lost, LATER)
     assert conditions(after_restart)["DataLoss"] == ("True", "NoCopyLeft")
+    assert after_restart["dataLoss"] == lost["dataLoss"]
+
+
+def test_a_loss_of_data_is_cleared_when_its_time_is_taken_note_of_and_a_later_one_is_not() -> None:
+    lost = compose_status(known(lost={1: at(NOW)}), {}, NOW)
+    cleared = compose_status(known(lost={1: at(NOW)}, loss_seen=NOW), lost, LATER)
+    assert conditions(cleared)["DataLoss"] == ("False", "Acknowledged") and "dataLoss" not in cleared
+    assert conditions(compose_status(known(loss_seen=NOW), cleared, LATER))["DataLoss"] == ("False", "Acknowledged")
+    again = compose_status(known(lost={0: at(LATER), 1: at(NOW)}, loss_seen=NOW), cleared, LATER)
+    assert again["dataLoss"] == {"at": LATER, "partitions": [0]}
+    assert conditions(again)["DataLoss"] == ("True", "NoCopyLeft")
+    both = compose_status(known(lost={0: at(LATER)}), lost, LATER)
+    assert both["dataLoss"] == {"at": LATER, "partitions": [0, 1]}
+    assert compose_status(known(loss_seen=NOW), both, LATER)["dataLoss"] == both["dataLoss"], "seen too early"
+
+
+@pytest.mark.parametrize("seen", ["true", "yesterday", "2026-11-24"])
+def test_what_is_no_time_clears_no_loss_of_data(seen: str) -> None:
+    status = compose_status(known(lost={1: at(NOW)}, loss_seen=seen), {}, NOW)
+    told = next(c for c in status["conditions"] if c["type"] == "DataLoss")
+    assert told["status"] == "True" and f'"{seen}", which is no such time' in told["message"]
+    assert f"cachecluster.io/data-loss-seen={NOW}" in told["message"]
+
+
+def test_a_loss_of_data_told_by_a_status_without_its_time_is_cleared_too() -> None:
+    lost = compose_status(known(lost={1: at(NOW)}), {}, NOW)
+    del lost["dataLoss"]
+    assert compose_status(known(), lost, LATER)["dataLoss"] == {"at": NOW, "partitions": []}
+    assert conditions(compose_status(known(loss_seen=NOW), lost, LATER))["DataLoss"] == ("False", "Acknowledged")
+
+
+def test_uneven_zones_are_told() -> None:
+    told = next(c for c in compose_status(known(), {}, NOW)["conditions"] if c["type"] == "UpToDate")
+    assert told["message"] == "all of the spec is in effect"
+    seen = known()
+    assert seen.snapshot is not None and seen.snapshot.map is not None
+    places = [("a", "z1"), ("b", "z1"), ("c", "z2"), ("d", "z3")]
+    members = tuple((f"uid-{x}", Member(f"demo-{x}", "h", zone, x)) for x, zone in places)
+    settings = replace(seen.snapshot.map.settings, replication_factor=3)
+    ring = replace(seen.snapshot.map, members=members, settings=settings)
+    uneven = replace(seen, snapshot=replace(seen.snapshot, map=ring))
+    told = next(c for c in compose_status(uneven, {}, NOW)["conditions"] if c["type"] == "UpToDate")
+    assert told["message"].endswith("a node holds 1 to 2 copies")
 
 
 def test_figures_alone_can_wait() -> None:
