@@ -8,15 +8,17 @@ primary stays on an older one as long as a copy that will stay there could need 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 
 from .hashring import Entry, State
-from .operator_view import PodView
+from .operator_view import Pod, PodView
 
 LAST_COMMON = (7, 2)
 """The last version of redis whose files valkey loads: there they parted."""
 
 
+@cache
 def can_fill(source: str, target: str) -> bool:
     """Whether `target` loads what `source` sends; both as in `Report.engine`, such as "redis 7.0.15".
 
@@ -39,11 +41,13 @@ def _parse(engine: str) -> tuple[str, tuple[int, ...]]:
 
 
 class Engines:
-    """The engines of a cluster's pods, by their agents' reports."""
+    """The engines of a cluster's pods, by their agents' reports; by their objects where an agent does not say."""
 
-    def __init__(self, agents: Mapping[str, PodView]) -> None:
-        self._of = {uid: agent.report.engine for uid, agent in agents.items() if agent.report is not None}
-        self.mixed = len({engine for engine in self._of.values() if engine}) > 1
+    def __init__(self, agents: Mapping[str, PodView], pods: Iterable[Pod] = ()) -> None:
+        self._of = {pod.uid: pod.engine for pod in pods}
+        self._of |= {uid: it.report.engine for uid, it in agents.items() if it.report is not None and it.report.engine}
+        names = set(self._of.values())
+        self.mixed = any(not can_fill(source, target) for source in names for target in names)
 
     def name(self, pod: str) -> str:
         """The engine of a pod, '' while it is not known."""
@@ -75,7 +79,9 @@ class Engines:
         if not self.mixed or entry.primary is None:
             return frozenset()
         hopeless = self.hopeless(entry, places)
-        newest = {pod for pod in places if all(self.fills(other, pod) for other in places)}
+        names = {self.name(pod) for pod in places}
+        latest = {target for target in names if all(can_fill(source, target) for source in names)}
+        newest = {pod for pod in places if self.name(pod) in latest}
         holders = entry.pods() & set(places)
         enough = len((newest | holders) - hopeless) >= copies
         return hopeless | (frozenset(places) - newest) if enough else hopeless

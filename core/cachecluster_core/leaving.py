@@ -35,7 +35,7 @@ def newly_leaving(view: OperatorView, entries: tuple[Entry, ...], complete: bool
     staying = sorted(staying_pods(view), key=lambda pod: _dispensable(view, pod))
     surplus = max(0, len(staying) - view.nodes)
     stillborn = [pod for pod in staying if _never_came_up(view, pod)]
-    engines = Engines(view.agents)
+    engines = Engines(view.agents, view.pods)
     unfit = [pod for pod in staying if pod not in stillborn and engines.unfit(entries, pod.uid)]
     useless = [*stillborn[:surplus], *(pod for pod in (*stillborn[surplus:], *unfit) if pod.outdated)]
     if useless or not complete:

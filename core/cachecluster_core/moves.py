@@ -121,10 +121,11 @@ def _successor(facts: Facts, wanted: tuple[str, ...], emptied: frozenset[str], a
         and facts.has_router(copy.pod)
         and (report is None or copy not in report.lagging)
     ]
-    engines, staying = Engines(facts.view.agents), [copy.pod for copy in entry.isr if copy.pod not in emptied]
+    if not ready or (not any_place and (not wanted or wanted[0] == entry.primary.pod)):
+        return None
+    engines = Engines(facts.view.agents, facts.view.pods)
+    staying = [copy.pod for copy in entry.isr if copy.pod not in emptied]
     if not any_place:
-        if not wanted or wanted[0] == entry.primary.pod:
-            return None
         return next((c for c in ready if c.pod == wanted[0] and engines.fills_all(c.pod, staying)), None)
     order = {pod: place for place, pod in enumerate(wanted)}
 

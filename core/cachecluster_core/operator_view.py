@@ -14,7 +14,8 @@ from .report import Report
 class Pod:
     """A pod object as the API server shows it. `host` is '' until it has an IP; `terminated` says that the kubelet
     saw the sidecar of this *terminating* pod end after the deletion was requested: it will not start again. `outdated`
-    says that it was made from another pod template than the spec's."""
+    says that it was made from another pod template than the spec's, `engine` is what it was made to run (without a
+    version, which only its agent knows)."""
 
     uid: str
     name: str
@@ -26,6 +27,7 @@ class Pod:
     failed: bool = False
     terminated: bool = False
     outdated: bool = False
+    engine: str = ""
 
 
 class Suspicion(StrEnum):

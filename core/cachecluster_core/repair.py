@@ -53,7 +53,7 @@ def targets(view: OperatorView, entries: tuple[Entry, ...]) -> tuple[tuple[str, 
     places = tuple(
         Place(pod.uid, pod.name, pod.zone, pod.node) for pod in sorted(holding_pods(view), key=lambda p: p.uid)
     )
-    engines, pods = Engines(view.agents), [it.pod for it in places]
+    engines, pods = Engines(view.agents, view.pods), [it.pod for it in places]
     copies = min(view.settings.replication_factor, len(pods))
     current = tuple(_holding(entry, engines, engines.barred(entry, pods, copies)) for entry in entries)
     return place(places, view.settings.replication_factor, current, view.nodes)
@@ -79,7 +79,7 @@ def repair(view: OperatorView, entries: tuple[Entry, ...], wanted: tuple[tuple[s
     present = frozenset(pod.uid for pod in holding_pods(view))
     keeping, factor = keeping_pods(view), min(view.settings.replication_factor, len(present))
     result = list(entries)
-    syncs, engines = _Syncs(view, entries), Engines(view.agents)
+    syncs, engines = _Syncs(view, entries), Engines(view.agents, view.pods)
     for partition, entry in enumerate(entries):
         if entry.state in EMPTY:
             if whole or entry.state is State.LOST or _all_pods_had_time(view, partition):

@@ -62,6 +62,7 @@ class LocalPods:
                 terminating=node.uid in self._terminating,
                 terminated=node.uid in self._terminated,
                 outdated=node.uid in self._outdated or node.engine != self._engine,
+                engine=node.engine,
             )
             for node in self.nodes
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from cachecluster_core.operator_view import Pod
 
-from .labels import TEMPLATE_ANNOTATION
+from .labels import ENGINE_ANNOTATION, TEMPLATE_ANNOTATION
 
 SIDECAR = "sidecar"
 USUAL_WAITS = ("ContainerCreating", "PodInitializing")
@@ -28,6 +28,7 @@ def pod_view(obj: dict[str, Any], zone: str, template: str | None = None) -> Pod
         failed=status.get("phase") in ("Failed", "Succeeded"),
         terminated=sidecar_ended(obj),
         outdated=template is not None and _template(metadata) not in (None, template),
+        engine=(metadata.get("annotations") or {}).get(ENGINE_ANNOTATION, ""),
     )
 
 

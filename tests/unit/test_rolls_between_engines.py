@@ -76,6 +76,14 @@ def test_a_learner_that_cannot_be_filled_is_dropped_and_the_roll_goes_on_without
     assert leaving_after(stuck) == {"demo-0", "demo-1"}, "nobody needs them"
 
 
+def test_the_engine_of_a_pod_whose_agent_does_not_tell_is_known_from_its_object() -> None:
+    entry = replace(STABLE, isr=(A, B, D))
+    made = {pod: replace(pod, engine="redis") for pod in PODS[:3]}
+    pods = (*outdated(*made.values()), PODS[3])
+    emptying = view((entry,), agents((entry,), pods, d=VALKEY), pods, leaving=(A.pod,))
+    assert entry_after(emptying).successor == B
+
+
 def test_an_ordinary_roll_waits_for_copies_that_can_be_filled() -> None:
     entry = replace(STABLE, primary=D, isr=(D,), learners=(B.pod,))
     pods = (*outdated(*PODS[:2]), PODS[3])
