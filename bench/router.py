@@ -4,8 +4,8 @@ Everything runs at once on this machine and takes turns under the same load: thr
 copy of each partition (once with 4 partitions, to be like for like with the three engines of the others, once with 16,
 as shipped), twemproxy and Envoy over three bare engines, and those engines without a proxy. The CPU time is that of all
 proxy processes, so of the routers of all three nodes and of both hops of a key that is another node's. A peer that is
-not installed is left out, and the result says so. Without flags everything is measured, which takes about an hour and a
-half; --quick takes about four minutes. Flags that pick may be repeated. What was not measured anew keeps its figures of
+not installed is left out, and the result says so. Without flags everything is measured, which takes an hour or
+more; --quick takes about four minutes. Flags that pick may be repeated. What was not measured anew keeps its figures of
 an earlier run in the result, so that the whole can be measured in pieces.
 """
 
@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 from bench import router_peers, router_table
 from bench.router_load import Load, LoadFailed, fill
 from bench.router_parts import MEMORY_CLIENTS, closed, memory, open_load, say
-from bench.router_subjects import ABOUT, ANY, CLUSTER, DIRECT, NAMES, Subject, Subjects, end_on_signal
+from bench.router_subjects import ABOUT, ANY, CLUSTER, DIRECT, ENVOY, NAMES, TWEMPROXY, Subject, Subjects, end_on_signal
 
 RESULT = Path("build/bench/router.json")
 EXIT_USAGE, EXIT_FAILED = 64, 1
@@ -36,8 +36,13 @@ COMMANDS, SIZES, PIPELINES, CLIENTS = ("set", "get", "mget"), (64, 1024), (1, 16
 ENGINES = ("valkey", "redis")
 LEAST_ROUNDS = 5
 OPEN_ROUNDS = 3
-QUICK = ["--engine", "valkey", "--part", "closed", "--size", "64", "--clients", "50"]
-QUICK += ["--subject", ANY, "--subject", CLUSTER, "--subject", "twemproxy", "--subject", "envoy", "--subject", DIRECT]
+QUICK: dict[str, tuple[Any, ...]] = {
+    "engine": ("valkey",),
+    "part": ("closed",),
+    "size": (64,),
+    "clients": (50,),
+    "subject": (ANY, CLUSTER, TWEMPROXY, ENVOY, DIRECT),
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -57,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--quick",
         action="store_true",
-        help="64 B, 50 clients, valkey, 4 partitions, closed load; other flags add to it",
+        help="64 B, 50 clients, valkey, 4 partitions, closed load, unless other flags say so",
     )
     add("--engine", choices=ENGINES, action="append", help="default: both")
     add("--part", choices=PARTS, action="append", help="default: all")
@@ -84,16 +89,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The flags, with defaults for what was not picked. SystemExit 64 when they make no sense."""
     parser = _parser()
     flags = parser.parse_args(arguments)
-    if flags.quick:
-        flags = parser.parse_args([*QUICK, *arguments])
     if not 0.1 <= flags.seconds <= 60:
         parser.error(f"argument --seconds: {flags.seconds} is not between 0.1 and 60")
     if max(flags.pipeline or (1,)) > 1024:
         parser.error("argument --pipeline: at most 1024")
     if min(flags.clients or CLIENTS) < 3:
         parser.error("argument --clients: at least 3, one for each node")
-    picks = {"engine": ENGINES, "part": PARTS, "subject": NAMES, "command": COMMANDS}
-    for name, default in (picks | {"size": SIZES, "pipeline": PIPELINES, "clients": CLIENTS}).items():
+    picks: dict[str, tuple[Any, ...]] = {"engine": ENGINES, "part": PARTS, "subject": NAMES, "command": COMMANDS}
+    picks |= {"size": SIZES, "pipeline": PIPELINES, "clients": CLIENTS}
+    for name, default in (picks | (QUICK if flags.quick else {})).items():
         setattr(flags, name, tuple(dict.fromkeys(getattr(flags, name) or default)))
     return flags
 

@@ -21,6 +21,10 @@ class LoadFailed(RuntimeError):
     """A turn could not be measured: a connection ended, or an answer was not what it must be."""
 
 
+class NothingAnswered(LoadFailed):
+    """Not one request was answered in the turn: whoever was to answer is overloaded, or the machine is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """What clients do: `command` is set, get or mget (of ten keys), `size` the bytes of a value."""
@@ -117,7 +121,7 @@ def measure(
 def _turn(seen: dict[str, float | str | list[float]]) -> Turn:
     requests, seconds = int(seen["requests"]), float(seen["seconds"])  # type: ignore[arg-type]
     if not requests:
-        raise LoadFailed("nothing was answered")
+        raise NothingAnswered("nothing was answered")
     cpu = seen["cpu_us"]
     assert isinstance(cpu, list)
     return Turn(

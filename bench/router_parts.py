@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bench.router_load import Load, LoadFailed, Turn, measure
+from bench.router_load import Load, LoadFailed, NothingAnswered, Turn, measure
 from bench.router_subjects import DIRECT, ENVOY, TWEMPROXY, Subject, memory_kib
 
 WARM_UP_S = 0.2
@@ -47,11 +47,20 @@ def median(values: Iterable[float]) -> float:
     return round(statistics.median(values), 2)
 
 
+def turn_of(subject: Subject, load: Load, seconds: float) -> Turn:
+    """One turn, and another one when the machine stood still in the first."""
+    try:
+        return measure(subject.targets, load, subject.pids, seconds, WARM_UP_S)
+    except NothingAnswered as error:
+        say(f"{subject.name}: {error}: once more")
+        return measure(subject.targets, load, subject.pids, seconds, WARM_UP_S)
+
+
 def closed(subjects: Sequence[Subject], load: Load, rounds: int, seconds: float) -> dict[str, Any]:
     """Every subject under a load: figures by its name."""
     turns: dict[str, list[Turn]] = {subject.name: [] for subject in subjects}
     for _, subject in in_turns(subjects, rounds):
-        turns[subject.name].append(measure(subject.targets, load, subject.pids, seconds, WARM_UP_S))
+        turns[subject.name].append(turn_of(subject, load, seconds))
     return {name: _figures(seen) | _ratios(seen, turns) for name, seen in turns.items()}
 
 
@@ -101,7 +110,7 @@ def open_load(subjects: Sequence[Subject], pipelines: Iterable[int], rounds: int
 def _at_rate(subjects: Sequence[Subject], load: Load, rounds: int, seconds: float) -> dict[str, Any]:
     turns: dict[str, list[Turn]] = {subject.name: [] for subject in subjects}
     for _, subject in in_turns(subjects, rounds):
-        turns[subject.name].append(measure(subject.targets, load, subject.pids, seconds, WARM_UP_S))
+        turns[subject.name].append(turn_of(subject, load, seconds))
     figures = {name: _figures(seen) for name, seen in turns.items()}
     if DIRECT in figures:
         for name, seen in turns.items():
@@ -113,7 +122,10 @@ def _at_rate(subjects: Sequence[Subject], load: Load, rounds: int, seconds: floa
 def keeps(subject: Subject, load: Load, seconds: float) -> bool:
     """Does p99 stay below the limit at this rate? What misses it is tried again: the machine has other things to do."""
     for _ in range(2):
-        turn = measure(subject.targets, load, subject.pids, seconds, WARM_UP_S)
+        try:
+            turn = measure(subject.targets, load, subject.pids, seconds, WARM_UP_S)
+        except NothingAnswered:
+            continue
         if turn.p99 < P99_LIMIT_US and turn.rate > LEAST_SHARE * load.rate:
             return True
     return False

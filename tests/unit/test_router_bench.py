@@ -1,0 +1,86 @@
+"""The measuring tool of the router: what it counts, and that it says what went wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench import router, router_parts
+from bench.router_load import Load, NothingAnswered, Turn
+from bench.router_subjects import Subject
+
+
+def turn(cpu: float = 1.0, rate: float = 1000.0, p99: float = 100.0) -> Turn:
+    return Turn(1000, rate, 0, "", cpu, 1.0, 50.0, p99, 2 * p99)
+
+
+def measured(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    """Turns are made up: answer(subject's first target, load)."""
+    monkeypatch.setattr(router_parts, "measure", lambda targets, load, *_: answer(targets[0], load))
+
+
+@pytest.mark.t0
+@pytest.mark.parametrize(
+    "flags", [["--engine", "other"], ["--clients", "2"], ["--size", "0"], ["--seconds", "0"], ["--nonsense"], ["word"]]
+)
+def test_bad_flags_end_with_64(flags: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        router.parse(flags)
+    assert ended.value.code == 64
+
+
+@pytest.mark.t0
+def test_a_quick_run_is_one_part_of_one_engine_and_takes_more_flags() -> None:
+    flags = router.parse(["--quick", "--command", "get", "--rounds", "7"])
+    assert (flags.engine, flags.part, flags.command, flags.rounds) == (("valkey",), ("closed",), ("get",), 7)
+
+
+@pytest.mark.t0
+def test_a_run_of_one_part_keeps_the_figures_of_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "router.json"
+    router.Result(path).put({"any": {"cpu us": 1.0}}, "closed", "valkey", "get")
+    router.Result(path).put({"any": {"cpu us": 2.0}}, "closed", "redis", "get")
+    figures = json.loads(path.read_text())["closed"]
+    assert {engine: seen["get"]["any"]["cpu us"] for engine, seen in figures.items()} == {"valkey": 1.0, "redis": 2.0}
+
+
+@pytest.mark.t0
+def test_ratios_compare_turns_of_the_same_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    costs = {"any": iter([2.0, 20.0, 3.0]), "twemproxy": iter([1.0, 10.0, 3.0])}
+    measured(monkeypatch, lambda target, _: turn(cpu=next(costs[target])))
+    figures = router_parts.closed([Subject(name, [name], []) for name in costs], Load("get", 64, 1, 50), 3, 1.0)
+    assert figures["any"]["cpu / twemproxy"] == 2.0
+    assert figures["any"]["cpu us"] == 3.0
+
+
+@pytest.mark.t0
+def test_the_highest_rate_is_the_last_that_keeps_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = router_parts.RATES[17]
+    measured(monkeypatch, lambda _, load: turn(rate=load.rate, p99=1999.0 if load.rate <= limit else 2001.0))
+    subject, load = Subject("any", ["any"], []), Load("get", 64, 1, 50)
+    assert router_parts.highest_rate(subject, load, 1.0) == limit
+    measured(monkeypatch, lambda _, load: turn(rate=0.9 * load.rate))
+    assert router_parts.highest_rate(subject, load, 1.0) == 0.0
+
+
+@pytest.mark.t0
+def test_a_turn_without_any_answer_is_a_rate_that_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(*_: Any) -> Turn:
+        raise NothingAnswered("nothing was answered")
+
+    monkeypatch.setattr(router_parts, "measure", nothing)
+    assert router_parts.highest_rate(Subject("any", ["any"], []), Load("get", 64, 1, 50), 1.0) == 0.0
+
+
+@pytest.mark.t0
+def test_what_is_missing_is_said_and_ends_with_1(tmp_path: Path) -> None:
+    environment = os.environ | {"PATH": str(tmp_path), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-m", "bench.router", "--quick", "--engine", "redis", "--output", str(tmp_path / "json")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "install s6" in done.stderr and "Traceback" not in done.stderr
