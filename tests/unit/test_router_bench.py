@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from bench import router, router_parts
 from bench.router_load import Load, NothingAnswered, Turn
+from bench.router_peers import Missing
 from bench.router_subjects import Subject
 
 
@@ -75,6 +76,23 @@ def test_a_turn_without_any_answer_is_a_rate_that_is_not_kept(monkeypatch: pytes
 
     monkeypatch.setattr(router_parts, "measure", nothing)
     assert router_parts.highest_rate(Subject("any", ["any"], []), Load("get", 64, 1, 50), 1.0) == 0.0
+
+
+@pytest.mark.t0
+def test_a_peer_that_is_not_installed_is_left_out_and_the_result_says_so(tmp_path: Path) -> None:
+    class Found:
+        def get(self, name: str) -> Subject:
+            if name == "envoy":
+                raise Missing("envoy is not on PATH: install it")
+            return Subject(name, [name], [])
+
+    found: Any = Found()
+    result = router.Result(tmp_path / "router.json")
+    running = router.subjects_of(found, ["any", "envoy"], result, "valkey")
+    result.write()
+    assert [subject.name for subject in running] == ["any"]
+    missing = json.loads((tmp_path / "router.json").read_text())["missing"]
+    assert missing == {"valkey": {"envoy": "envoy is not on PATH: install it"}}
 
 
 @pytest.mark.t0
