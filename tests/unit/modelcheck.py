@@ -1,12 +1,18 @@
-"""Explores a `protocol_world` exhaustively (breadth first, up to a bound) or by a seeded random walk."""
+"""Explores a model world exhaustively (breadth first, up to a bound) or by a seeded random walk."""
 
 from __future__ import annotations
 
+import gc
 import random
+from array import array
 from collections import deque
 from dataclasses import dataclass, replace
 
+import protocol_values as v
 import protocol_world as p
+from protocol_actions import groups, successors, violation
+from protocol_forms import older
+from protocol_handovers import ask
 
 from cachecluster_core.hashring import State
 
@@ -21,163 +27,208 @@ class Explored:
 
     states: int
     complete: bool
+    transitions: int = 0
 
 
-def is_whole(world: p.World) -> bool:
+def is_whole(world: v.World) -> bool:
     """The partition is served and has all its copies in sync."""
-    entry = world.map.entries[0] if world.map else None
+    entry = world.entry
     if entry is None or entry.state is not State.STABLE or entry.learners or entry.primary is None:
         return False
-    return len(entry.isr) == min(2, len(world.redis)) and p.is_open(world, world.index(entry.primary))
+    copies = min(world.rules.settings.replication_factor, len(world.redis))
+    return len(entry.isr) == copies and p.is_open(world, world.index(entry.primary))
 
 
-def served(pods: int, budget: p.Budget, operators: int = 1, variant: str = "") -> p.World:
-    """A world in which the partition is served and every copy is in sync, with its clock back at 0."""
-    world = p.start(pods, p.Budget(), operators)
+def _round(world: v.World) -> v.World:
+    """Everybody acts once, the operators first."""
+    for which in range(len(world.operators)):
+        world = p.run_operator(p.operator_reads(world, which), which)
+    for pod in range(len(world.redis)):
+        world = p.settle(p.read_map(world, pod), pod)
+        world = p.replicate(world, pod) or world
+        world = ask(world, pod) or world
+        for which in range(len(world.operators)):
+            world = p.report(world, pod, which)
+    return p.mark_safe(world)
+
+
+def served(pods: int, budget: v.Budget, operators: int = 1, rules: v.Rules = v.RULES) -> v.World:
+    """A world in which the partition is served and every copy is in sync, for long and confirmed just now."""
+    v.forget()
+    patient = replace(rules, timeless=False, last_epoch=0, delayed=frozenset(), variant="")
+    world = v.start(pods, v.Budget(), operators, patient)
     for step in range(200):
-        for which in range(operators):
-            world = p.run_operator(p.operator_reads(world, which), which)
-        for pod in range(pods):
-            world = p.run_agent(p.read_map(world, pod), pod)
-            world = p.replicate(world, pod) or world
-            for which in range(operators):
-                world = p.report(world, pod, which)
+        world = _round(world)
         if is_whole(world):
-            if world.now == 0:
-                return replace(world, budget=budget, variant=variant)
-            operators_ = tuple(replace(operator, seen_at=0) for operator in world.operators)
-            world = replace(world, now=0, operators=operators_)
-        elif step % 3 == 2:
-            world = replace(world, now=world.now + 1)
+            for _ in range(20):
+                world = _round(older(world))
+            assert is_whole(world)
+            return v.put(world, budget=budget, rules=rules, **({"operators": ()} if rules.timeless else {}))
+        if step % 3 == 2:
+            world = older(world)
     raise AssertionError("the world never came to serve")
 
 
-def moving(pods: int, budget: p.Budget) -> p.World:
-    """A world like `served` in which the operator has just written that the primary hands over; its clock is at 2."""
-    world = replace(served(pods, replace(budget, horizon=budget.horizon + 2)), now=2)
-    for pod in range(pods):
-        world = p.report(p.run_agent(p.read_map(world, pod), pod), pod, 0)
-    entry = world.map.entries[0] if world.map else None
-    assert entry is not None and entry.primary is not None
-    primary = world.index(entry.primary)
-    world = p.run_operator(p.report(replace(world, emptied=frozenset({primary})), primary, 0), 0)
-    assert world.map is not None and world.map.entries[0].state is State.MOVING
+def moving(pods: int, budget: v.Budget, rules: v.Rules = v.RULES) -> v.World:
+    """A world like `served` in which the operator has just written that the primary hands over."""
+    world = served(pods, budget, rules=rules)
+    assert world.entry is not None and world.entry.primary is not None
+    primary = world.index(world.entry.primary)
+    world = p.report(v.put(world, emptied=frozenset({primary})), primary, 0)
+    world = p.run_operator(world, 0)
+    assert world.entry is not None and world.entry.state is State.MOVING
     return world
 
 
 class _Seen:
-    """The set of worlds met, with how each was reached. Parts of worlds are interned: only what changed is hashed."""
+    """The set of worlds met, with how each was reached. Parts of worlds are numbered: equal parts, equal numbers."""
 
     def __init__(self) -> None:
         self._number_of_part: dict[object, int] = {}
-        self._number_of_object: dict[int, tuple[object, int]] = {}
-        self.reached: dict[tuple[object, ...], tuple[tuple[object, ...], str] | None] = {}
+        self._number_of_object: dict[int, tuple[int, object]] = {}
+        self._labels: dict[str, int] = {}
+        self._index: dict[bytes, int] = {}
+        self._parent, self._label = array("I"), array("I")
 
-    def _intern(self, part: object) -> int:
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def _number(self, part: object) -> int:
+        """An equal number for an equal part; parts are mostly the very same objects, so that few are hashed."""
         known = self._number_of_object.get(id(part))
         if known is None:
             number = self._number_of_part.setdefault(part, len(self._number_of_part))
-            known = self._number_of_object[id(part)] = (part, number)
-        return known[1]
+            known = self._number_of_object[id(part)] = (number, part)
+        return known[0]
 
-    def key(self, world: p.World) -> tuple[object, ...]:
+    def key(self, world: v.World) -> bytes:
         """A short value that is equal exactly for equal worlds."""
         parts = (
             *world.agents,
             *world.operators,
-            world.map,
-            world.budget,
-            world.redis,
+            *world.redis,
             world.safe,
-            world.tokens,
-            world.emptied,
             world.acked,
+            world.emptied,
+            world.tokens,
+            world.budget,
+            world.map,
+            *world.past,
         )
-        return (world.now, world.version, world.written, *map(self._intern, parts))
+        return array("I", [world.written, *map(self._number, parts)]).tobytes()
 
-    def trace(self, key: tuple[object, ...]) -> str:
+    def add(self, world: v.World, parent: int, label: str) -> int | None:
+        """Its index, None when it was met before."""
+        key = self.key(world)
+        if key in self._index:
+            return None
+        index = self._index[key] = len(self._index)
+        self._parent.append(parent)
+        self._label.append(self._labels.setdefault(label, len(self._labels)))
+        return index
+
+    def trace(self, index: int) -> str:
         """The actions that led to a world."""
-        labels = []
-        while (step := self.reached[key]) is not None:
-            key, label = step
-            labels.append(label)
+        names, labels = list(self._labels), []
+        while index:
+            labels.append(names[self._label[index]])
+            index = self._parent[index]
         return " ; ".join(reversed(labels))
 
 
-def explore(world: p.World, max_states: int) -> Explored:
+def explore(world: v.World, max_states: int) -> Explored:
     """Breadth first from `world`. Raises Violation with a shortest trace."""
-    seen = _Seen()
-    first = seen.key(world)
-    seen.reached[first] = None
-    queue = deque([(world, first)])
+    v.forget()
+    gc.freeze()  # nothing made here is garbage before the end
+    gc.disable()
+    try:
+        return _explore(world, max_states)
+    finally:
+        gc.enable()
+        gc.unfreeze()
+        v.forget()
+
+
+def _explore(world: v.World, max_states: int) -> Explored:
+    seen, transitions = _Seen(), 0
+    seen.add(world, 0, "")
+    queue = deque([(world, 0)])
     while queue:
-        state, key = queue.popleft()
+        state, index = queue.popleft()
         try:
-            choices = list(p.successors(state))
+            for label, raw in successors(state):
+                if raw is state:
+                    continue
+                transitions += 1
+                following = p.mark_safe(raw)
+                reached = seen.add(following, index, label)
+                if reached is None:
+                    continue
+                broken = violation(following)
+                if broken:
+                    raise Violation(f"{broken}\n  {seen.trace(reached)}")
+                queue.append((following, reached))
         except AssertionError as error:
-            raise Violation(f"asserted: {error}\n  {seen.trace(key)}") from error
-        for label, raw in choices:
-            following = p.mark_safe(raw)
-            reached = seen.key(following)
-            if reached in seen.reached:
-                continue
-            seen.reached[reached] = (key, label)
-            broken = p.violation(following)
-            if broken:
-                raise Violation(f"{broken}\n  {seen.trace(reached)}")
-            queue.append((following, reached))
-        if len(seen.reached) >= max_states:
-            return Explored(len(seen.reached), complete=False)
-    return Explored(len(seen.reached), complete=True)
+            if isinstance(error, Violation):
+                raise
+            raise Violation(f"asserted: {error}\n  {seen.trace(index)}") from error
+        if len(seen) >= max_states:
+            return Explored(len(seen), False, transitions)
+    return Explored(len(seen), True, transitions)
 
 
-def recover(world: p.World, rounds: int = 200) -> int:
+def recover(world: v.World, rounds: int = 200) -> int:
     """Heal everything, let everybody act in turn, and count the rounds until the partition is whole again."""
-    agents = tuple(replace(agent, cut=False, blind=False) for agent in world.agents)
-    world = replace(world, agents=agents, emptied=frozenset())
+    for pod in range(len(world.agents)):
+        world = v.put_agent(world, pod, cut=False, blind=False)
+    world = v.put(world, emptied=frozenset())
     for count in range(rounds):
         if is_whole(world):
             return count
-        for which in range(len(world.operators)):
-            world = p.run_operator(p.operator_reads(world, which), which)
-        for pod in range(len(world.redis)):
-            world = p.settle(p.read_map(world, pod), pod)
-            world = p.replicate(world, pod) or world
-            world = p.ask(world, pod) or world
-            for which in range(len(world.operators)):
-                world = p.report(world, pod, which)
-        world = p.mark_safe(replace(world, now=world.now + (count % 3 == 2)))
-        broken = p.violation(world)
+        world = _round(world)
+        if count % 3 == 2:
+            world = older(world)
+        broken = violation(world)
         if broken:
             raise Violation(broken)
     raise Violation(f"not whole after {rounds} rounds: {world.map}")
 
 
-def walk(world: p.World, steps: int, seed: int, recoveries: bool = False) -> Explored:
-    """A random walk that begins anew where nothing is left to do. Raises Violation with its trace.
+def walk(world: v.World, steps: int, seed: int, recoveries: int = 0, length: int = 400) -> Explored:
+    """A random walk that begins anew after `length` steps, or where nothing is left to do. Raises Violation with its
+    trace.
 
-    With `recoveries` it is checked now and then that from here the partition becomes whole once faults end.
+    With `recoveries` it is checked every so many steps that from here the partition becomes whole once faults end.
     """
     random_ = random.Random(seed)
     state, trace = world, list[str]()
-    for _ in range(steps):
+    for step in range(steps):
+        if step % 20_000 == 0:
+            v.forget()
         try:
-            choices = list(p.successors(state))
-        except AssertionError as error:
-            raise Violation(f"asserted (seed {seed}): {error}\n  " + " ; ".join(trace)) from error
-        changing = [(label, following) for label, following in choices if following != state]
-        if not changing or len(trace) > 400:
-            state, trace = world, []
-            continue
-        label, state = random_.choice(changing)
-        state = p.mark_safe(state)
-        trace.append(label)
-        broken = p.violation(state)
-        if broken:
-            raise Violation(f"{broken} (seed {seed})\n  " + " ; ".join(trace))
-        if recoveries and len(trace) % 50 == 0:
-            try:
+            taken = _random_step(state, random_)
+            if taken is None or len(trace) >= length:
+                state, trace = world, []
+                continue
+            trace.append(taken[0])
+            state = p.mark_safe(taken[1])
+            broken = violation(state)
+            if broken:
+                raise Violation(broken)
+            if recoveries and step % recoveries == 0:
                 recover(state)
-            except Violation as error:
-                raise Violation(f"{error} (seed {seed})\n  " + " ; ".join(trace)) from error
+        except AssertionError as error:
+            raise Violation(f"{error} (seed {seed})\n  " + " ; ".join(trace)) from error
+    v.forget()
     return Explored(steps, complete=False)
+
+
+def _random_step(world: v.World, random_: random.Random) -> tuple[str, v.World] | None:
+    """Some action that changes something: of somebody by chance, and of theirs by chance."""
+    left = groups(world)
+    while left:
+        chosen = random_.choices(range(len(left)), [weight for weight, _ in left])[0]
+        changing = [(label, following) for label, following in left.pop(chosen)[1]() if following is not world]
+        if changing:
+            return random_.choice(changing)
+    return None

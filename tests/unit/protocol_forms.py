@@ -1,0 +1,183 @@
+"""Canonical forms: worlds that no step function can tell apart, now or later, become one.
+
+* Times are kept relative to now, and no older than `longest`: beyond that every comparison has the same outcome.
+* Deadlines in the past are all the same, and so are the times of a hand-over whose outcome is recorded.
+* A gate's generation only counts: routers confirm at once here. The deadline of a shut gate lets nothing in.
+* Of a report only what the operator's rules can still read is kept: what it says of epochs below the map's entry is
+  only ever compared for equality with it, or for being at least as high, and fails either way; offsets and terms are
+  read of sealed copies only. Where the map may be lost (`Rules.whole_reports`) reports are kept as they are.
+* What is for people (reasons) is left out; a map's version is its epoch and its learners, which never come again.
+
+What else keeps the number of worlds small stands in `protocol_actions`. Pods are not interchangeable: the placement
+tells them apart by their names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from math import ceil
+
+from protocol_values import CLOCK, NOW_NS, TICK_NS, Agent, Frozen, Operator, Rules, World, put, remembered
+
+from cachecluster_core import agent_step as a
+from cachecluster_core import operator_step as o
+from cachecluster_core.gate_step import SHUT
+from cachecluster_core.hashring import Entry, HashRing
+from cachecluster_core.pod_table import Marks
+from cachecluster_core.report import CopyReport, Report
+
+NEVER_S = 100_000.0
+"""Settings from here on mean: never."""
+
+
+def longest(rules: Rules) -> int:
+    """Seconds after which the age of anything makes no difference any more."""
+    settings, timing = rules.settings, rules.timing
+    waits = [getattr(timing, it.name) for it in fields(timing) if isinstance(getattr(timing, it.name), float)]
+    waits += [settings.authority_s, settings.lost_after_s, settings.outage_s]
+    finite = max(wait for wait in waits if wait < NEVER_S)
+    return ceil(finite * timing.clock_rate + max(0.0, timing.wait_margin)) + 1
+
+
+def longest_of_agents(rules: Rules) -> int:
+    """The same for what agents remember of reads: nothing depends on more than their authority."""
+    settings = rules.settings
+    waits = (settings.lost_after_s, settings.outage_s)
+    return ceil(max([settings.authority_s, *(wait for wait in waits if wait < NEVER_S)]))
+
+
+def agent_form(agent: Agent, rules: Rules) -> Agent:
+    """An agent without what can make no difference."""
+    marks, gate = agent.marks, agent.gate
+    authority = round(rules.settings.authority_s)
+    return replace(
+        agent,
+        confirmed_at=max(agent.confirmed_at, CLOCK - longest_of_agents(rules)) if agent.confirmed_at else 0,
+        marks=_marks_form(marks),
+        gate=replace(gate, generation=0, deadline_ns=0 if gate.gate_epoch == SHUT else max(gate.deadline_ns, NOW_NS)),
+        taken=agent.taken if rules.whole_reports else None,
+        word=agent.word if agent.word is not None and agent.word.epoch >= marks.seen_epoch else None,
+        promises=tuple(it for it in agent.promises if it[1].asked_at_ns > NOW_NS - authority * TICK_NS),
+        given=tuple(it for it in agent.given if it[1].asked_at_ns > NOW_NS - authority * TICK_NS),
+    )
+
+
+def _marks_form(marks: Marks) -> Marks:
+    hand = marks.hand_over
+    if hand.gave_up or hand.token_offset >= 0 or hand.epoch < marks.seen_epoch:
+        hand = replace(hand, since_ns=1, shut_ns=1)
+    else:
+        since, shut = (max(ns, NOW_NS - 3 * TICK_NS) if ns else 0 for ns in (hand.since_ns, hand.shut_ns))
+        hand = replace(hand, since_ns=min(since, NOW_NS), shut_ns=min(shut, NOW_NS))
+    return replace(
+        marks,
+        required_since_ns=min(1, marks.required_since_ns),
+        promised_until_ns=marks.promised_until_ns if marks.promised_until_ns > NOW_NS else 0,
+        hand_over=hand,
+    )
+
+
+def older_agent(agent: Agent, rules: Rules) -> Agent:
+    """An agent a second later."""
+
+    def make() -> Agent:
+        marks, hand = agent.marks, agent.marks.hand_over
+        older = replace(
+            agent,
+            confirmed_at=agent.confirmed_at - 1 if agent.confirmed_at else 0,
+            marks=replace(
+                marks,
+                promised_until_ns=marks.promised_until_ns - TICK_NS,
+                hand_over=replace(
+                    hand,
+                    since_ns=hand.since_ns - TICK_NS if hand.since_ns > 1 else hand.since_ns,
+                    shut_ns=hand.shut_ns - TICK_NS if hand.shut_ns > 1 else hand.shut_ns,
+                ),
+            ),
+            gate=replace(agent.gate, deadline_ns=agent.gate.deadline_ns - TICK_NS),
+            promises=tuple((pod, replace(it, asked_at_ns=it.asked_at_ns - TICK_NS)) for pod, it in agent.promises),
+            given=tuple((pod, replace(it, asked_at_ns=it.asked_at_ns - TICK_NS)) for pod, it in agent.given),
+            read=(max(agent.read[0] - 1, CLOCK - longest_of_agents(rules)), agent.read[1]) if agent.read else None,
+        )
+        return agent_form(older, rules)
+
+    return remembered(("older", agent), make)
+
+
+def older_operator(operator: Operator, rules: Rules) -> Operator:
+    """An operator a second later."""
+
+    def make() -> Operator:
+        oldest = CLOCK - longest(rules)
+        memory = o.Memory(
+            *(
+                Frozen({key: max(since - 1, oldest) for key, since in getattr(operator.memory, it.name).items()})
+                for it in fields(o.Memory)
+            )
+        )
+        return replace(operator, seen_at=max(operator.seen_at - 1, oldest), memory=memory)
+
+    return remembered(("older", operator), make)
+
+
+def older(world: World) -> World:
+    """Everything a second later."""
+    return put(
+        world,
+        agents=tuple(older_agent(agent, world.rules) for agent in world.agents),
+        operators=tuple(older_operator(operator, world.rules) for operator in world.operators),
+    )
+
+
+def report_form(report: Report, entry: Entry | None, rules: Rules) -> Report:
+    """A report without what no rule of the operator reads of it (any more)."""
+    report = replace(report, authority_s=0.0, routers=1)
+    if rules.whole_reports or entry is None:
+        return replace(report, copies=Frozen(report.copies), entries=Frozen(report.entries))
+    copies = Frozen({partition: _copy_form(copy, entry) for partition, copy in report.copies.items()})
+    return replace(report, copies=copies, entries=Frozen(), version="")
+
+
+def _copy_form(copy: CopyReport, entry: Entry) -> CopyReport:
+    def current(epoch: int) -> int:
+        return epoch if epoch >= entry.epoch else 0
+
+    sealed, requires = current(copy.sealed_epoch), current(copy.required_epoch)
+    return replace(
+        copy,
+        epoch=current(copy.epoch),
+        born_epoch=current(copy.born_epoch),
+        role="",
+        gate_epoch=copy.gate_epoch if copy.gate_epoch >= entry.epoch else min(copy.gate_epoch, 1),
+        shut_epoch=current(copy.shut_epoch),
+        sealed_epoch=sealed,
+        term=copy.term if sealed else 0,
+        offset=copy.offset if sealed else 0,
+        required_epoch=requires,
+        required=copy.required if requires else (),
+        taken_over_epoch=current(copy.taken_over_epoch),
+        gave_up_epoch=current(copy.gave_up_epoch),
+    )
+
+
+def operator_form(operator: Operator, rules: Rules) -> Operator:
+    """An operator whose reports are in their forms for the map that it knows."""
+
+    def make() -> Operator:
+        entry = operator.map.entries[0] if operator.map is not None else None
+        reports = tuple(it and report_form(it, entry, rules) for it in operator.reports)
+        return replace(operator, reports=reports)
+
+    return remembered(("form", operator), make)
+
+
+def map_form(ring: HashRing) -> HashRing:
+    """A map as it is written here: equal maps are the same object."""
+    entries = tuple(replace(entry, reason="", since=0.0) for entry in ring.entries)
+    formed = replace(ring, entries=entries, version=f"{entries[0].epoch}.{len(entries[0].learners)}")
+    return remembered(("map", formed), lambda: formed)
+
+
+def gate_is_open(gate: a.GateView) -> bool:
+    """The gate lets commands in now."""
+    return gate.gate_epoch != SHUT and gate.deadline_ns > NOW_NS
