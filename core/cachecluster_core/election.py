@@ -63,6 +63,11 @@ class Facts:
         report = self.agent(pod).report
         return report is not None and report.routers > 0
 
+    def is_blind(self, pod: str) -> bool:
+        """Its agent says that it cannot read the map."""
+        report = self.agent(pod).report
+        return report is not None and report.blind
+
     def may_report(self, pod: str) -> bool:
         """An unsuspected agent: one that reports, or that this operator gives time for its first report."""
         return self.agent(pod).suspicion in (Suspicion.NONE, Suspicion.UNKNOWN)
@@ -162,7 +167,17 @@ def _trouble(facts: Facts, primary: CopyId, name: str) -> str | None:
     authority = facts.view.settings.authority_s * facts.view.timing.clock_rate
     if facts.agent(primary.pod).reporting and facts.passed(facts.ungated_since, authority):
         return f"{name} cannot open the gate, or its router or redis is silent"
+    if facts.view.settings.sync and facts.view.is_blind(facts.entry) and _waits_for_others(facts):
+        return f"{name} cannot read the map, and its writes wait for a copy that does not follow"
     return None
+
+
+def _waits_for_others(facts: Facts) -> bool:
+    """An in-sync member should leave, and another copy, that can read the map, could lead without it."""
+    leaving = dict(left(facts))
+    gone = [copy for copy in facts.entry.isr if copy in leaving]
+    others = [copy for copy in facts.entry.isr if copy != facts.entry.primary and copy not in leaving]
+    return bool(gone) and any(can_lead(facts, copy) and not facts.is_blind(copy.pod) for copy in others)
 
 
 def pod_name(facts: Facts, pod: str) -> str:

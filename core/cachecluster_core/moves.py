@@ -119,6 +119,7 @@ def _successor(facts: Facts, wanted: tuple[str, ...], emptied: frozenset[str], a
         and _follows(facts, copy)
         and facts.usable(copy.pod)
         and facts.has_router(copy.pod)
+        and not facts.is_blind(copy.pod)
         and (report is None or copy not in report.lagging)
     ]
     if not ready or (not any_place and (not wanted or wanted[0] == entry.primary.pod)):

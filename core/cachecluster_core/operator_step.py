@@ -1,6 +1,6 @@
 """`operator_step`: what the operator does next about one cluster. Pure, level-triggered, callable at any moment.
 
-Implements O1-O9 (docs/protocol.md) for `durability: async`. The shell around it (the control loop) keeps the
+Implements O1-O9 (docs/protocol.md). The shell around it (the control loop) keeps the
 observations, calls `remember` and then this, writes the new map by compare-and-swap, and hands pod actions and events
 on. All that a pass decides about all partitions goes into one write.
 """
@@ -167,7 +167,7 @@ def _next_entry(facts: election.Facts, first_choice: Callable[[], str]) -> Entry
             reason = election.elect_reason(facts)
             if reason is not None:
                 return election.electing(facts, reason)
-            return facts.entry if facts.view.is_blind(facts.entry) else _next_members(facts)
+            return _next_members(facts) if not facts.view.is_blind(facts.entry) else facts.entry
         case State.MOVING:
             return next_moving(facts)
 

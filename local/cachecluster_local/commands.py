@@ -66,6 +66,8 @@ def _perform(flags: argparse.Namespace, api: str, nodes: list[str]) -> Any:
             return _ask(api, "PUT", "/v1/desired", {"nodes": flags.nodes, "evict": flags.evict})
         case "pause" | "resume":
             return _ask(api, "PUT", "/v1/desired", {"paused": flags.command == "pause"})
+        case "roll" if flags.engine and flags.names:
+            raise ValueError("roll --engine rolls every node: name none")
         case "roll" if flags.engine:
             return _ask(api, "PUT", "/v1/desired", {"engine": flags.engine})
         case "roll":

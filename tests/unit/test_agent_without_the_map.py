@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -12,11 +13,24 @@ from tests.unit.agent_support import until
 from tests.unit.test_agent_hands_over import Pair
 
 from cachecluster_core.hashring import CopyId, Entry, HashRing, Member, State
-from cachecluster_sidecar.agent.hearsay import MAP_PATH, map_to_json, newest, version_from_json
+from cachecluster_sidecar.agent.hearsay import MAP_PATH, Hearsay, map_to_json, newest, version_from_json
+from cachecluster_sidecar.agent.peer_agents import PeerAgents
 
 A, B = CopyId("uid-a", "ra"), CopyId("uid-b", "rb")
 ENTRY = Entry(epoch=5, state=State.STABLE, primary=A, isr=(A, B), term=5)
 RING = HashRing("demo", (("uid-a", Member("demo-0", "ha")),), (ENTRY, ENTRY), version="7", uid="u")
+
+
+class Told(PeerAgents):
+    """Other agents that answer one after the other with these maps."""
+
+    def __init__(self, maps: list[HashRing]) -> None:
+        super().__init__("secret", AGENT)
+        self.maps = maps
+
+    async def post(self, host: str, path: str, body: dict[str, Any]) -> Any:
+        assert (host, path) == ("ha", MAP_PATH)
+        return map_to_json(self.maps.pop(0), version_from_json(body))
 
 
 @pytest.mark.t1
@@ -53,8 +67,22 @@ def test_of_two_maps_each_entry_with_the_higher_epoch_counts() -> None:
     theirs = replace(RING, entries=(newer, ENTRY), version="9")
     both = newest(ours, theirs)
     assert [entry.epoch for entry in both.entries] == [6, 8] and both.version == "9"
-    assert newest(ours, RING) is ours
+    assert newest(ours, RING) is ours and newest(both, ours) is both
     assert newest(ours, replace(theirs, uid="another cluster's")) is ours
+
+
+@pytest.mark.t0
+async def test_what_was_heard_is_not_forgotten_for_an_older_map() -> None:
+    news: list[int] = []
+    moved = replace(RING, entries=(replace(ENTRY, epoch=6, primary=B, term=6), ENTRY), version="9")
+    hearsay = Hearsay("uid-x", Told([moved, RING, moved]), lambda: news.append(1))
+    for _ in range(3):
+        hearsay.read_failed(RING)
+        await until(lambda: hearsay.idle)
+        assert hearsay.newest(RING) == moved
+    assert len(news) == 1
+    hearsay.read_succeeded()
+    assert hearsay.newest(RING) is RING
 
 
 @pytest.mark.t0

@@ -24,7 +24,7 @@ from tests.unit.operator_views import (
     with_copy,
 )
 
-from cachecluster_core.hashring import CopyId, State
+from cachecluster_core.hashring import CopyId, Settings, State
 from cachecluster_core.operator_step import CreatePod, DeletePod, Pod, PodView, Suspicion
 from cachecluster_core.report import CopyReport, Process
 
@@ -155,3 +155,15 @@ def test_one_outdated_pod_at_a_time_is_rolled_and_only_when_everything_is_whole(
     new = (*outdated[:2], PODS[3])
     rolling = view((STABLE,), agents((STABLE,), new), pods=(*new, replace(outdated[2], terminating=True)))
     assert leaving_after(rolling) == {"demo-2"}, "the one that ends"
+
+
+def test_a_primary_is_not_handed_to_a_copy_whose_agent_cannot_read_the_map() -> None:
+    entry = replace(STABLE, isr=(A, B, C))
+    known = agents((entry,))
+    for pod, blind in ((B.pod, True), (C.pod, False)):
+        report = known[pod].report
+        assert report is not None
+        known[pod] = replace(known[pod], report=replace(report, blind=blind))
+    settings = Settings(replication_factor=3)
+    after = entry_after(view((entry,), known, leaving=(A.pod,), settings=settings))
+    assert (after.state, after.successor) == (State.MOVING, C)

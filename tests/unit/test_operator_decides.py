@@ -177,3 +177,15 @@ def test_the_set_of_a_primary_that_cannot_read_the_map_is_left_alone(blind: bool
 def test_a_primary_that_cannot_read_the_map_is_superseded_when_it_serves_no_more() -> None:
     known = agents((STABLE,)) | {A.pod: heard(A.pod, copy_report(STABLE, A.pod, process=Process.DEAD), blind=True)}
     assert entry_after(view((STABLE,), known)).state is State.ELECTING
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_with_sync_a_copy_is_elected_when_the_writes_of_a_primary_that_cannot_read_the_map_wait(able: bool) -> None:
+    entry = replace(STABLE, isr=(A, B, C))
+    known = agents((entry,))
+    known = known | {A.pod: heard(A.pod, copy_report(entry, A.pod), blind=True)}
+    known = with_copy(known, B.pod, copy_report(entry, B.pod, process=Process.DEAD))
+    if not able:
+        known = known | {C.pod: heard(C.pod, copy_report(entry, C.pod), blind=True)}
+    after = entry_after(view((entry,), known, settings=Settings(sync=True, replication_factor=3)))
+    assert after.state is (State.ELECTING if able else State.STABLE)

@@ -55,6 +55,11 @@ class Hearsay:
         """The map itself tells everything."""
         self._heard = None
 
+    @property
+    def idle(self) -> bool:
+        """Nobody is being asked."""
+        return self._asking is None
+
     async def close(self) -> None:
         """Stop asking."""
         if self._asking is not None:
@@ -66,12 +71,18 @@ class Hearsay:
             answer = await self._peers.post(host, MAP_PATH, {"version": version})
             told = answer.get("map") if isinstance(answer, dict) else None
             if told is not None:
-                self._heard = HashRing.from_object(told)
-                self._on_news()
+                self._take(HashRing.from_object(told))
         except UNANSWERED as error:
             log.info("the agent on %s does not tell its map: %r", host, error)
         finally:
             self._asking = None
+
+    def _take(self, told: HashRing) -> None:
+        """Keep the best of what was heard: the member that was asked may be blind itself, and behind."""
+        before = self._heard
+        self._heard = told if before is None or before.uid != told.uid else newest(before, told)
+        if self._heard is not before:
+            self._on_news()
 
 
 def version_from_json(data: Any) -> str:
@@ -91,7 +102,10 @@ def map_to_json(ring: HashRing | None, known: str) -> dict[str, Any]:
 
 
 def newest(known: HashRing, heard: HashRing) -> HashRing:
-    """Of every partition the entry with the higher epoch; whichever map is behind says nothing else."""
+    """Of every partition the entry with the higher epoch; a map that is behind in all of them says nothing.
+
+    Maps are written one after the other, so whichever has a higher epoch anywhere is the newer one in all else.
+    """
     if (known.uid, len(known.entries)) != (heard.uid, len(heard.entries)):
         return known
     pairs = list(zip(known.entries, heard.entries, strict=True))

@@ -33,7 +33,7 @@ from .clock import boottime_ns
 from .copy import LocalCopy
 from .engine_process import Engine, EngineProcess
 from .gates import Gates
-from .handover import HandOvers
+from .handover import HOLD_S, HandOvers
 from .handover_account import HandOverAccount
 from .hearsay import Hearsay
 from .map_client import MapRead
@@ -50,8 +50,8 @@ log = logging.getLogger(__name__)
 TICK_S = 0.5
 HAND_OVER_TICK_S = 0.02
 """While another agent's answer is waited for, or a gate is shut for a hand-over: its time must not pass unnoticed."""
-QUICK_S = 0.04
-"""How long a copy is looked at quickly after a message of its primary, which comes twice as often while it matters."""
+QUICK_S = HOLD_S * 1.2
+"""How long a copy is looked at quickly after a message of its primary, which comes again while it matters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +242,7 @@ class AgentLoop:
             return frozenset()
         self._promise_asks = {asker: asks}
         try:
-            self.step()
+            self.step(frozenset(asks))
             return self._promised.get(asker, frozenset())
         finally:
             self._promise_asks = {}
@@ -328,13 +328,15 @@ class AgentLoop:
 
     def _look_after_handovers(self) -> None:
         """A hand-over that goes on here has its time, which must not pass unnoticed."""
-        self.wake(*self._shutting, *self.handovers.said)
+        going_on = {*self._shutting, *self.handovers.said}
+        if going_on:
+            self.wake(*going_on)
 
     def _look_quickly(self, message: HandoverMessage) -> None:
         """A primary waits until the copy here has its final offset; with the token it has."""
         copy = self._copies.get(message.partition)
-        if copy is not None and message.offset >= 0 and not message.token:
-            copy.quicken(QUICK_S)
+        if copy is not None and message.offset >= 0:
+            copy.quicken(0.0 if message.token else QUICK_S)
 
     def _execute(self, command: Command) -> None:
         copy = self._copy(command.partition)

@@ -148,7 +148,7 @@ class Agent:
             passed = time.monotonic() - began
             if passed >= (config.drain_s if agent_loop.is_primary else config.drain_accept_s):
                 break
-            if agent_loop.authority_s < -LAPSED_S:
+            if agent_loop.authority_s < -LAPSED_S and not agent_loop.open_gates():
                 log.info("authority lapsed: there is nothing to drain")
                 return
             await asyncio.wait(working, timeout=0.05, return_when=asyncio.FIRST_COMPLETED)
