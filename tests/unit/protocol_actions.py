@@ -52,6 +52,7 @@ from protocol_world import (
 from cachecluster_core import operator_step as o
 from cachecluster_core.gate_step import SHUT
 from cachecluster_core.hashring import Entry, HashRing, State
+from cachecluster_core.pod_table import Marks
 from cachecluster_core.report import Report
 
 LONG_AGO = CLOCK - 50
@@ -198,7 +199,8 @@ def _agent_restarts(world: World, i: int) -> Actions:
 
         def fresh(agent: Agent = agent) -> Agent:
             none: dict[str, None] = dict.fromkeys(("map", "word", "asked", "news", "read"))
-            return agent_form(replace(agent, **none, confirmed_at=0, promises=(), given=()), world.rules)
+            kept = Marks() if world.rules.variant == "forgets marks" else agent.marks
+            return agent_form(replace(agent, **none, marks=kept, confirmed_at=0, promises=(), given=()), world.rules)
 
         anew = put(half, agents=swap(half.agents, i, remembered(("fresh", agent), fresh)))
         yield f"agent{i} restarts", forget_past(spend(anew, "agent_restarts"))

@@ -22,7 +22,7 @@ import protocol_values as v
 import protocol_world as p
 from modelcheck import Violation, explore, moving, served, walk
 from protocol_forms import older
-from protocol_scenarios import BOUNDED, COMPLETE, everything
+from protocol_scenarios import BOUNDED, COMPLETE, everything, timeless
 from protocol_values import Budget
 
 from cachecluster_core import agent_step, copy_state, election, handover, operator_step, promises
@@ -43,8 +43,9 @@ def _nothing_is_remembered() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_no_reachable_state_breaks_an_invariant(name: str) -> None:
-    explored = explore(SCENARIOS[name](), BOUND)
-    assert explored.complete or explored.states >= BOUND
+    bound = BOUND * 3 if name in COMPLETE else BOUND
+    explored = explore(SCENARIOS[name](), bound)
+    assert explored.complete or explored.states >= bound
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -186,6 +187,19 @@ def test_a_set_that_grows_and_keeps_the_authority_of_a_sole_copy_is_found(monkey
     monkeypatch.setattr(agent_step, "authority_until", as_if_alone)
     with pytest.raises(Violation, match="two open gates"):
         explore(promised_late(), 200_000)
+
+
+def test_an_agent_that_forgets_its_marks_with_its_process_is_found() -> None:
+    world = timeless(2, Budget(writes=1, agent_restarts=1), 1)
+    with pytest.raises(Violation, match=r"above the map|two open gates"):
+        explore(v.put(world, rules=replace(world.rules, variant="forgets marks")), 200_000)
+
+
+def test_a_primary_that_requires_nobody_to_have_what_it_answers_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = timeless(2, Budget(writes=1), 2)
+    monkeypatch.setattr(agent_step._CopyStep, "_required", lambda step, entry: (step.identity,))
+    with pytest.raises(Violation, match="I1"):
+        explore(world, 200_000)
 
 
 def main() -> int:
