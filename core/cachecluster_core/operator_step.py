@@ -276,6 +276,11 @@ def _wake_after(view: OperatorView, entries: tuple[Entry, ...], wakes: list[floa
     return max(0.01, min(waits)) if waits else None
 
 
+def _is_blind(view: OperatorView, pod: Pod) -> bool:
+    report = view.agents.get(pod.uid, PodView()).report
+    return report is not None and report.blind
+
+
 def _waiting_for(view: OperatorView, entries: tuple[Entry, ...]) -> tuple[str, ...]:
     """What keeps the cluster from being whole, for status."""
     texts = []
@@ -284,6 +289,8 @@ def _waiting_for(view: OperatorView, entries: tuple[Entry, ...]) -> tuple[str, .
             texts.append(f"{pod.name} to be scheduled and get an address")
         elif not view.agents.get(pod.uid, PodView()).reporting and not pod.terminating:
             texts.append(f"{pod.name} to report")
+        elif _is_blind(view, pod):
+            texts.append(f"{pod.name} to read the map: it cannot reach the API server")
     if len([p for p in view.pods if not p.terminating]) < view.nodes:
         texts.append("pods to be created")
     states: dict[str, list[int]] = defaultdict(list)

@@ -82,6 +82,7 @@ class ControlLoop:
         self._events: list[Event] = []
         self._waiting_for: tuple[str, ...] = ()
         self._step_errors = 0
+        self._lost_told: set[tuple[int, int]] = set()
 
     def desire(self, desired: Desired) -> None:
         """What the cluster should be; may be said again at any time."""
@@ -214,6 +215,7 @@ class ControlLoop:
     async def _decide(self, desired: Desired) -> None:
         self._dirty = False
         view = self._view(desired)
+        self._tell_losses(view, desired)
         try:
             self._memory = remember(view)
             decision = self._step(replace(view, memory=self._memory))
@@ -233,6 +235,15 @@ class ControlLoop:
                 self._events += decision.events
             self.wake()
         self._publish(desired)
+
+    def _tell_losses(self, view: OperatorView, desired: Desired) -> None:
+        """A partition that was given up is told before the step ends that: another operator may have written it, and
+        ended before its status was."""
+        entries = enumerate(view.map.entries) if view.map is not None else ()
+        lost = {(partition, entry.epoch) for partition, entry in entries if entry.state is State.LOST}
+        if not lost <= self._lost_told:
+            self._publish(desired)
+        self._lost_told = lost
 
     async def _write(self, ring: HashRing) -> bool:
         if not await self._keeper.write(ring):

@@ -283,6 +283,18 @@ async def test_events_are_told_only_when_their_write_succeeded(world: World) -> 
     assert world.store.current == replace(served_by("uid-1"), version="1", uid=world.store.current.uid)
 
 
+async def test_a_loss_that_another_operator_wrote_is_told_before_the_step_ends_it(world: World) -> None:
+    def begin_anew(view: OperatorView) -> OperatorDecision:
+        if view.map is None or view.map.entries[0].state is not State.LOST:
+            return OperatorDecision()
+        return OperatorDecision(map=replace(view.map, entries=(replace(served_by("uid-0").entries[0], epoch=8),)))
+
+    world.decide = begin_anew
+    await world.store.create(HashRing("demo", entries=(Entry(7, State.LOST, learners=("uid-0",)),)))
+    await until(lambda: world.snapshots and world.snapshots[-1].map and world.snapshots[-1].map.entries[0].isr)
+    assert sum(it.map is not None and it.map.entries[0].state is State.LOST for it in world.snapshots) == 1
+
+
 async def test_a_pod_that_went_before_this_operator_started_is_suspected_by_its_address_in_the_map(
     world: World,
 ) -> None:

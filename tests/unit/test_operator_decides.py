@@ -16,6 +16,7 @@ from tests.unit.operator_views import (
     C,
     agents,
     copy_report,
+    decide,
     entry_after,
     heard,
     view,
@@ -122,6 +123,16 @@ def test_nothing_is_decided_from_a_restored_map_until_every_pod_has_told_what_it
     agents["uid-c"] = heard("uid-c")
     rebuilt = entry_after(seen(restored, agents, known_for=10.0))
     assert (rebuilt.state, rebuilt.epoch, rebuilt.isr) == (State.ELECTING, 6, (A, B))
+
+
+def test_a_pod_that_cannot_read_the_map_is_told() -> None:
+    agents = {
+        "uid-a": heard("uid-a", serving()),
+        "uid-b": heard("uid-b", following("rb"), blind=True),
+        "uid-c": heard("uid-c"),
+    }
+    told = decide(seen(STABLE, agents)).waiting_for
+    assert told == ("demo-1 to read the map: it cannot reach the API server",)
 
 
 def test_a_failover_is_decided_without_placing_copies_anew(monkeypatch: pytest.MonkeyPatch) -> None:
