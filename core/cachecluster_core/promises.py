@@ -9,7 +9,9 @@ operator may give up copies that it cannot reach. A sole copy needs nobody's pro
 
 from __future__ import annotations
 
-from .agent_view import AgentView, PromiseAsk
+from collections.abc import Collection, Mapping
+
+from .agent_view import AgentView, Promise, PromiseAsk
 from .hashring import CopyId, Entry, Settings
 from .pod_table import Marks
 
@@ -25,12 +27,17 @@ def authority_until(view: AgentView, partition: int, entry: Entry, required: tup
     others = {copy.pod for copy in required if copy.pod != view.pod}
     if not others:
         return max(by_read, read_at + _ns(settings.lost_after_s)) if required else by_read
-    promises = view.promises.get(partition, {})
-    given = [promise for pod in others if (promise := promises.get(pod)) is not None and promise.epoch == entry.epoch]
-    if len(given) < len(others):
+    asked_at = promised_since(view.promises.get(partition, {}), others, entry.epoch)
+    if asked_at is None:
         return by_read
-    by_promise = min(promise.asked_at_ns for promise in given) + _ns(settings.authority_s)
-    return max(by_read, min(by_promise, read_at + _ns(settings.outage_s)))
+    return max(by_read, min(asked_at + _ns(settings.authority_s), read_at + _ns(settings.outage_s)))
+
+
+def promised_since(promises: Mapping[str, Promise], pods: Collection[str], epoch: int) -> int | None:
+    """After when each of these pods was asked for the promise that it has given at this epoch (ns); None as long as not
+    all have, or for no pods."""
+    given = [promise for pod in pods if (promise := promises.get(pod)) is not None and promise.epoch == epoch]
+    return min(promise.asked_at_ns for promise in given) if given and len(given) == len(pods) else None
 
 
 def asks(view: AgentView, entry: Entry, required: tuple[CopyId, ...]) -> dict[str, PromiseAsk]:

@@ -124,6 +124,25 @@ async def test_a_router_hears_of_gates_only_after_a_read_that_was_sent_after_it_
     assert "[0,5]" not in pod.heard() and pod.heard().count("gates") == 1
 
 
+async def test_while_the_map_cannot_be_read_a_router_hears_of_gates_that_were_promised_after_it_registered(
+    pod: Pod,
+) -> None:
+    before = boottime_ns()
+    await pod.start()
+    pod.hub.promised({0: before, 1: boottime_ns()}, lambda partition: (partition, 5))
+    await until(lambda: '"gates":[[1,5]]' in pod.heard())
+    assert pod.hub.waiting and pod.hub.admitted == 1
+    pod.hub.announce([(0, 6), (1, 6)])
+    await until(lambda: '"gates":[[1,6]]' in pod.heard())
+    await until(lambda: pod.hub.confirmed(1, 6))
+    assert pod.hub.confirmed(0, 6), "of that gate it was never told"
+    assert not pod.hub.confirmed(1, 7)
+    pod.hub.promised({1: boottime_ns()}, lambda partition: (partition, 6))
+    pod.hub.read_succeeded(boottime_ns(), [(0, 6), (1, 6)])
+    await until(lambda: '"gates":[[0,6],[1,6]]' in pod.heard())
+    assert not pod.hub.waiting and pod.heard().count("gates") == 3
+
+
 async def test_a_generation_is_confirmed_when_every_router_says_so(two: Pod) -> None:
     await two.start()
     assert two.hub.confirmed(3, 1), "a router that was never told anything lets nothing through"

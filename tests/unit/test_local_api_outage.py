@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import redis
 from tests.datapath import keys_by_partition, plain_client
 from tests.gate_watch import GateWatch
 from tests.local_names import CLUSTER, PLAIN, service_names
@@ -19,6 +20,8 @@ pytestmark = [pytest.mark.t1, pytest.mark.timeout(300)]
 
 OUTAGE_S = 15.0
 """Five times as long as a quorum read gives authority."""
+AUTHORITY_S = 4.0
+SERVED_S = 20.0
 
 
 @pytest.fixture(scope="module", params=["valkey", "redis"])
@@ -70,3 +73,28 @@ def test_partitions_of_an_engine_that_dies_in_an_outage_wait_and_the_others_do_n
     local.wait_whole()
     with plain_client(address) as client:
         wait_until(lambda: bool(client.set(keys[3], 3)), 20, "the partition is back")
+
+
+def test_a_router_that_is_killed_in_an_outage_serves_again_before_its_end(local: LocalProcess) -> None:
+    local.wait_whole()
+    node = local.node(local.primary_of(3))
+    keys = keys_by_partition("router", 16)
+    with GateWatch(local.directory / "state.json"):
+        local.signal([local.process.pid], signal.SIGSTOP)
+        try:
+            time.sleep(AUTHORITY_S)  # by now authority is by promises
+            local.signal(node["pids"]["routers"])
+            address = next(it for it in local.endpoints().plain if it[0] != node["address"])
+            with plain_client(address) as client:
+                wait_until(lambda: served(client, keys), SERVED_S, "every partition is served")
+        finally:
+            local.signal([local.process.pid], signal.SIGCONT)
+    local.wait_whole()
+
+
+def served(client: redis.Redis, keys: list[str]) -> bool:
+    """Every partition takes a write."""
+    try:
+        return all(client.set(key, 1) for key in keys)
+    except redis.RedisError:
+        return False

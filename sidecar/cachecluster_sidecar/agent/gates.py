@@ -11,9 +11,10 @@ import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cachecluster_core.agent_view import GateChange, GateView
+from cachecluster_core.agent_view import GateChange, GateView, Promise
 from cachecluster_core.gate_step import SHUT
 from cachecluster_core.pod_table import Marks
+from cachecluster_core.promises import promised_since
 
 from .clock import boottime_ns
 from .router_hub import GateNotice, RouterHub
@@ -88,6 +89,21 @@ class Gates:
     def notices(self) -> list[GateNotice]:
         """All gates, for a router that knows none."""
         return [self._notice(partition) for partition in self._records]
+
+    def promised(self, pod: str, promises: Mapping[int, Mapping[str, Promise]]) -> None:
+        """While the map cannot be read: routers that start meanwhile may know the gates that this `pod` keeps open by
+        what others have promised since."""
+        if self._hub is None or not self._hub.waiting:
+            return
+        since = {}
+        for partition, record in self._records.items():
+            marks = self._marks.get(partition, Marks())
+            if record.gate_epoch != SHUT and marks.required_epoch == record.gate_epoch:
+                others = {copy.pod for copy in marks.required} - {pod}
+                asked_at_ns = promised_since(promises.get(partition, {}), others, record.gate_epoch)
+                if asked_at_ns is not None:
+                    since[partition] = asked_at_ns
+        self._hub.promised(since, self._notice)
 
     async def shut_all(self, timeout_s: float, changed: asyncio.Event) -> None:
         """Shut every gate, and wait until the routers have confirmed it; `changed` is set when they say something."""

@@ -316,6 +316,8 @@ class AgentLoop:
             self._shutting = _shutting(self._marks)
         self._gates.change(decision.gates)
         self._gates.be_patient(self._shutting)
+        if self._read_failing:
+            self._gates.promised(self._identity.pod, self._promises.promises)
         self.handovers.carry_out(decision)
         self._promises.carry_out(decision.asks, self._ring)
         self._account.settle(self._ring, self.handovers.taken_over, boottime_ns())

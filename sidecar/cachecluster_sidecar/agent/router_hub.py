@@ -1,8 +1,10 @@
 """The routers of the pod: keeping them running, and telling them routes and gates (contract with the router).
 
 A router begins with every gate shut. It is *admitted*, told the gates' generations, only after a quorum read that was
-sent after it registered: what an earlier agent may have promised is over by then. It has *confirmed* a generation when
-it says so; one that ended has confirmed everything.
+sent after it registered: what an earlier agent may have promised is over by then. While the map cannot be read it is
+told of single gates, those for which all promises were asked after it registered: as long as they hold nobody else is
+elected, whatever the operator took for proof of silence while this router was not there. It has *confirmed* a
+generation when it says so; one that ended has confirmed everything.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,13 +49,16 @@ class RouterTimes:
 
 @dataclass(slots=True)
 class _Worker:
-    """What is known of one worker index. `told` is True once its process may have heard of a generation."""
+    """What is known of one worker index. `told` is True once its process may have heard of any generation, `heard` are
+    the partitions of which it may have before. `gates` are those that it was told of since it registered."""
 
     process: RouterProcess | None = None
     link: RouterLink | None = None
     registered_ns: int = 0
     admitted: bool = False
     told: bool = False
+    heard: set[int] = field(default_factory=set)
+    gates: set[int] = field(default_factory=set)
     confirmed: dict[int, int] = field(default_factory=dict)
     dismissed: bool = False
     patience_ends: float = 0.0
@@ -61,7 +66,7 @@ class _Worker:
 
     def has_confirmed(self, partition: int, generation: int) -> bool:
         """Nothing let through under an older generation is in flight in this worker."""
-        if self.process is None or not self.told:
+        if self.process is None or not (self.told or partition in self.heard):
             return True
         return self.confirmed.get(partition, 0) >= generation
 
@@ -99,8 +104,13 @@ class RouterHub:
 
     @property
     def admitted(self) -> int:
-        """How many routers know the gates."""
-        return sum(worker.admitted for worker in self._workers)
+        """How many routers know the gates, or some of them."""
+        return sum(worker.admitted or bool(worker.gates) for worker in self._workers)
+
+    @property
+    def waiting(self) -> bool:
+        """Some router that has registered may not know all gates."""
+        return any(worker.link is not None and not worker.admitted for worker in self._workers)
 
     @property
     def pids(self) -> list[int]:
@@ -183,12 +193,25 @@ class RouterHub:
                 worker.admitted = worker.told = True
                 worker.link.send({"gates": current})
 
-    def announce(self, changed: Iterable[GateNotice]) -> None:
-        """Gate records with these generations have been written: have every admitted router take them over."""
-        message = {"gates": [list(notice) for notice in changed]}
+    def promised(self, since: Mapping[int, int], notice: Callable[[int], GateNotice]) -> None:
+        """All promises for these partitions were asked for after then (ns): routers that had registered by then may
+        know their gates."""
         for worker in self._workers:
-            if worker.admitted and worker.link is not None:
-                worker.link.send(message)
+            if worker.link is None or worker.admitted:
+                continue
+            told = {p for p, asked_at_ns in since.items() if worker.registered_ns < asked_at_ns} - worker.gates
+            if told:
+                worker.gates |= told
+                worker.heard |= told
+                worker.link.send({"gates": [list(notice(partition)) for partition in sorted(told)]})
+
+    def announce(self, changed: Iterable[GateNotice]) -> None:
+        """Gate records with these generations have been written: have every router that knows the gate take it over."""
+        every = [list(notice) for notice in changed]
+        for worker in self._workers:
+            known = every if worker.admitted else [notice for notice in every if notice[0] in worker.gates]
+            if known and worker.link is not None:
+                worker.link.send({"gates": known})
 
     def confirmed(self, partition: int, generation: int) -> bool:
         """Every router has confirmed this generation, or has ended."""
@@ -239,7 +262,7 @@ class RouterHub:
             raise ValueError(f"pid {pid} is not router {index}")
         if worker.link is not None and worker.link is not link:
             worker.link.close()
-        worker.link, worker.admitted, worker.registered_ns = link, False, boottime_ns()
+        worker.link, worker.admitted, worker.registered_ns, worker.gates = link, False, boottime_ns(), set()
         if self._routes is not None:
             link.send({"routes": self._routes})
         if self._dismissing is not None:
@@ -260,7 +283,7 @@ class RouterHub:
     def _link_ended(self, link: RouterLink) -> None:
         for worker in self._workers:
             if worker.link is link:
-                worker.link, worker.admitted = None, False
+                worker.link, worker.admitted, worker.gates = None, False, set()
                 worker.patience_ends = self._loop.time() + self._times.silence
 
     # Processes
@@ -276,7 +299,7 @@ class RouterHub:
             log.error("router %d cannot be started: %r", index, error)
             self._run(self._spawn_later(index))
             return
-        worker.told, worker.confirmed, worker.dismissed = False, {}, False
+        worker.told, worker.heard, worker.confirmed, worker.dismissed = False, set(), {}, False
         self._take_process(index, process, self._times.first_word)
         self._on_start()
         log.info("router %d started (pid %d)", index, process.pid)
