@@ -23,10 +23,10 @@ from cachecluster_devcluster import components, image
 from cachecluster_devcluster.cluster import DevCluster
 from cachecluster_operator.labels import METRICS_PORT
 
-pytestmark = [pytest.mark.t4, pytest.mark.timeout(420)]
-
 KEYS = int(os.environ.get("CACHECLUSTER_TEST_KEYS", "20000"))
 KILLS = int(os.environ.get("CACHECLUSTER_TEST_OPERATOR_KILLS", "3"))
+pytestmark = [pytest.mark.t4, pytest.mark.timeout(420 + 30 * KILLS)]
+
 TABLE = Path(__file__).resolve().parents[2] / "build" / "planned-changes.json"
 NAME = "planned"
 NODES = ("n1", "n2", "n3")
