@@ -93,8 +93,10 @@ def _elsewhere(world: World) -> Actions:
 def _with_time(world: World, i: int) -> Actions:
     """An agent reads, reports, acts and promises; it is cut off and comes back."""
     agent, budget = world.agents[i], world.budget
-    if not agent.cut and not agent.blind:
-        if i in world.rules.delayed:
+    if not agent.cut:
+        if agent.blind:
+            pass
+        elif i in world.rules.delayed:
             yield from _delayed_read(world, i)
         elif agent.map is not world.map or agent.confirmed_at != CLOCK:
             yield f"read{i}", _at_rest(read_map(world, i), i)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from modelcheck import moving, served
-from protocol_values import Budget, Rules, World, put, start
+from protocol_values import SETTINGS, Budget, Rules, World, put, start
 
 from cachecluster_core import operator_step as o
 from cachecluster_core.hashring import Settings
@@ -117,6 +117,9 @@ BOUNDED: dict[str, Callable[[], World]] = {
     "a primary lives by promises": lambda: served(2, Budget(writes=1, blinds=1, ticks=6)),
     "a primary and its replica live by promises": lambda: served(2, Budget(writes=1, blinds=2, ticks=6)),
     "a primary lives by promises while agents restart": lambda: served(2, Budget(blinds=1, agent_restarts=2, ticks=5)),
+    "a primary is blind, a member is killed, and a third can lead": lambda: served(
+        3, Budget(writes=1, kills=1, blinds=1, ticks=6), rules=Rules(settings=replace(SETTINGS, replication_factor=3))
+    ),
     "a replica is killed, leaves and joins again": lambda: served(2, Budget(writes=2, kills=1, ticks=2)),
     "everything at once": everything,
 }

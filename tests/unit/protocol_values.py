@@ -84,9 +84,9 @@ class Redis:
 @hashed_once
 @dataclass(frozen=True)
 class Agent:
-    """An agent and its pod table. `cut`: it reaches nobody; `blind`: it reaches only other agents, neither the API
-    server nor the operator. `read` is the answer to a quorum read that is on its way, with the time at which the read
-    was sent; `given` are promises on their way."""
+    """An agent and its pod table. `cut`: it reaches nobody; `blind`: it cannot read the map, and may be suspected,
+    but its reports may come through. `read` is the answer to a quorum read that is on its way, with the time at which
+    the read was sent; `given` are promises on their way."""
 
     map: HashRing | None = None
     confirmed_at: int = 0

@@ -93,6 +93,7 @@ def agent_view(world: World, pod: int) -> a.AgentView:
         asked={0: agent.asked} if agent.asked else {},
         taken_over={0: agent.news} if agent.news else {},
         promises={0: dict(agent.promises)},
+        read_failing=agent.cut or agent.blind,
     )
 
 
