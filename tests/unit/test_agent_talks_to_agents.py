@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from tests.loopback import address, free_block
 from tests.waiting import until
 
-from cachecluster_core.agent_view import AgentDecision, GateChange, HandoverMessage, HandoverWord, TakenOver
+from cachecluster_core.agent_view import AgentDecision, GateChange, HandoverMessage, HandoverWord, PromiseAsk, TakenOver
 from cachecluster_core.hashring import CopyId, Entry, HashRing, Member, State
 from cachecluster_core.pod_table import HandOver, Marks
+from cachecluster_sidecar.agent.clock import boottime_ns
 from cachecluster_sidecar.agent.gates import Gates
 from cachecluster_sidecar.agent.handover import HandOvers
 from cachecluster_sidecar.agent.handover_account import HandOverAccount
@@ -31,7 +32,8 @@ from cachecluster_sidecar.agent.handover_messages import (
     word_from_json,
     word_to_json,
 )
-from cachecluster_sidecar.agent.peer_agents import PeerAgents
+from cachecluster_sidecar.agent.peer_agents import ANSWER_S, PeerAgents
+from cachecluster_sidecar.agent.promise_talk import PromiseTalk
 from cachecluster_sidecar.agent.router_hub import GateNotice
 from cachecluster_sidecar.agent.routes import build_routes
 from cachecluster_sidecar.agent.table import PodTable
@@ -40,6 +42,7 @@ from cachecluster_sidecar.metrics import SidecarMetrics
 pytestmark = pytest.mark.t0
 
 PORT = 7380
+LATE_S = ANSWER_S * 2
 P, S, T = CopyId("pod-p", "1"), CopyId("pod-s", "2"), CopyId("pod-t", "3")
 MOVING = Entry(4, State.MOVING, primary=P, isr=(P, S), learners=("pod-t",), successor=S, term=2)
 READY = HandoverMessage(0, 4, P, S)
@@ -414,3 +417,22 @@ def test_news_that_makes_no_sense_is_refused(data: Any) -> None:
 )
 def test_what_answers_a_message(message: HandoverMessage, word: HandoverWord, answered: bool) -> None:
     assert is_answered(message, word) is answered
+
+
+async def test_a_promise_that_comes_late_counts_from_before_it_was_asked_for(ring: HashRing, hosts: list[str]) -> None:
+    peer, promised = Peer(hosts[1]), asyncio.Event()
+    peer.answers = [(200, {"promised": [0]})]
+    peer.gate.clear()
+    async with running(peer):
+        peers = PeerAgents("secret", PORT)
+        talk = PromiseTalk("pod-p", peers, promised.set)
+        before = boottime_ns()
+        talk.carry_out({"pod-s": {0: PromiseAsk(MOVING.epoch, 3.0)}}, ring)
+        asyncio.get_running_loop().call_later(LATE_S, peer.gate.set)
+        async with asyncio.timeout(5):
+            await promised.wait()
+        promise = talk.promises[0]["pod-s"]
+        assert promise.epoch == MOVING.epoch
+        assert before <= promise.asked_at_ns < before + LATE_S * 1e9
+        await talk.close()
+        await peers.close()

@@ -24,18 +24,18 @@ class PeerAgents:
         self._port = port
         self._session: aiohttp.ClientSession | None = None
 
-    async def post(self, host: str, path: str, body: dict[str, Any]) -> Any:
-        """The JSON answer. OSError, TimeoutError or aiohttp.ClientError when there is none, Refused when it is an
-        error, ValueError when it makes no sense."""
+    async def post(self, host: str, path: str, body: dict[str, Any], answer_s: float = ANSWER_S) -> Any:
+        """The JSON answer, which may take `answer_s`. OSError, TimeoutError or aiohttp.ClientError when there is none,
+        Refused when it is an error, ValueError when it makes no sense."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_S),
-                timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_read=ANSWER_S),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         url = f"http://{host}:{self._port}{path}"
         data = json.dumps(body, separators=(",", ":")).encode()
-        async with self._session.post(url, data=data, headers=self._headers) as response:
+        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_read=answer_s)
+        async with self._session.post(url, data=data, headers=self._headers, timeout=timeout) as response:
             answer = await response.read()
         if not response.ok:
             raise Refused(f"HTTP {response.status}: {answer[:200].decode(errors='replace')}")

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 PROMISE_PATH = "/v1/promise"
 PERIOD_S = 0.5
+ANSWER_S = 1.0
+"""A promise counts from before it was asked for: one that comes late from a busy machine is still worth most of D."""
 MAX_AUTHORITY_S = 600.0
 
 UNANSWERED = (OSError, TimeoutError, aiohttp.ClientError, Refused, ValueError)
@@ -69,7 +71,7 @@ class PromiseTalk:
     async def _ask(self, pod: str, host: str, wanted: Asks) -> None:
         asked_at_ns = boottime_ns()
         try:
-            answer = await self._peers.post(host, PROMISE_PATH, asks_to_json(self._pod, pod, wanted))
+            answer = await self._peers.post(host, PROMISE_PATH, asks_to_json(self._pod, pod, wanted), ANSWER_S)
             granted = _granted(answer)
         except UNANSWERED as error:
             log.warning("no promise from %s: %r", pod, error)
