@@ -148,18 +148,22 @@ def test_nothing_is_noticed_of_an_outage_of_api_server_and_operator(
                 time.sleep(OUTAGE_S / 2)
             time.sleep(OUTAGE_S / 4)
         back_s = max(cache.wait_whole(BACK_S) for cache in whole.values())
+        say(f"API server away for {OUTAGE_S:.0f} s; whole {back_s:.1f} s after its return")
+        seen = {}
         for durability, (cluster, _) in seen_by.items():
             cluster.writes.wait_goes_on(BACK_S)
-            seen = cluster.writes.ask("look")
-            longest = cluster.assert_served(seen, range(PARTITIONS))
+            seen[durability] = cluster.writes.ask("look")
+            errors = sum(sum(found.values()) for found in seen[durability]["errors"])
+            counts = f"{sum(seen[durability]['acknowledged'])} writes acknowledged, {errors} errors"
+            say(f"  writers, {durability}: {counts}, longest pause {max(seen[durability]['pause_s']):.2f} s")
             assert cluster.writes.missing() == {}
-            say(
-                f"API server away for {OUTAGE_S:.0f} s, {durability}: {sum(seen['acknowledged'])} writes acknowledged, "
-                f"longest pause {longest:.2f} s; whole {back_s:.1f} s after the API server's return"
-            )
     for durability, (_, clients) in seen_by.items():
         result = clients.result
-        say(f"  clients, {durability}: {result['commands']} commands, longest pauses {result['longest_pause_s']} s")
+        counts = f"{result['commands']} commands, {sum(result['errors'].values())} errors"
+        say(f"  clients, {durability}: {counts}, longest pauses {result['longest_pause_s']} s")
+    for durability, (cluster, clients) in seen_by.items():
+        cluster.assert_served(seen[durability], range(PARTITIONS))
+        result = clients.result
         found = (result["errors"], result["wrong"], result["counters"], result["missing"])
         assert found == ({}, [], [], 0), f"{durability}: {result}"
 
