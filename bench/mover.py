@@ -46,8 +46,10 @@ class Mover:
             return decision
         entries = view.map.entries
         whole = all(entry.state is State.STABLE and len(entry.isr) > 1 and not entry.learners for entry in entries)
-        if not whole or self.moving is not None or time.monotonic() < self.next_at or not self.left:
-            return replace(decision, wake_after=min(decision.wake_after or 1.0, 0.02))
+        early = self.next_at - time.monotonic()
+        if not whole or self.moving is not None or early > 0 or not self.left:
+            # Reports wake the loop when something has changed: steps without need would take the processor from others.
+            return replace(decision, wake_after=min(decision.wake_after or 1.0, early if 0 < early < 1.0 else 1.0))
         partition = self.turn % len(entries)
         entry = entries[partition]
         successor = next(copy for copy in entry.isr if copy != entry.primary)
