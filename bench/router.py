@@ -22,15 +22,17 @@ import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from bench import router_peers, router_table
 from bench.router_load import Load, LoadFailed, fill
 from bench.router_parts import MEMORY_CLIENTS, closed, memory, open_load, say
 from bench.router_subjects import ABOUT, ANY, CLUSTER, DIRECT, ENVOY, NAMES, TWEMPROXY, Subject, Subjects, end_on_signal
 
+from cachecluster_core.usage import UsageParser
+
 RESULT = Path("build/bench/router.json")
-EXIT_USAGE, EXIT_FAILED = 64, 1
+EXIT_FAILED = 1
 PARTS = ("closed", "open", "memory")
 COMMANDS, SIZES, PIPELINES, CLIENTS = ("set", "get", "mget"), (64, 1024), (1, 16), (50, 500)
 ENGINES = ("valkey", "redis")
@@ -45,14 +47,8 @@ QUICK: dict[str, tuple[Any, ...]] = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = UsageParser(
         prog="bench.router",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

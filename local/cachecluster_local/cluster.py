@@ -26,7 +26,7 @@ from cachecluster_operator.status_figures import Known
 
 from . import state_file
 from .api import LocalApi
-from .control_api import control_routes
+from .control_api import Change, control_routes
 from .desired import spec_of
 from .engines import Missing, engine_binary
 from .guard import READY
@@ -174,17 +174,11 @@ class LocalCluster:
         """The status that a CacheCluster would have."""
         return compose_status(self._known(), {}, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
 
-    def change(
-        self,
-        nodes: int | None = None,
-        paused: bool | None = None,
-        engine: str | None = None,
-        evict: bool | None = None,
-    ) -> dict[str, Any]:
+    def change(self, wanted: Change) -> dict[str, Any]:
         """Desire something else from now on; what is desired, and what of it is pending. ValueError: it cannot be."""
-        nodes = self._spec.nodes if nodes is None else nodes
-        engine = self._spec.engine if engine is None else engine
-        evict = self._spec.scale_in.when_full == "evict" if evict is None else evict
+        nodes = self._spec.nodes if wanted.nodes is None else wanted.nodes
+        engine = self._spec.engine if wanted.engine is None else wanted.engine
+        evict = self._spec.scale_in.when_full == "evict" if wanted.evict is None else wanted.evict
         if nodes > MAX_NODES:
             raise ValueError(f"nodes: {nodes} is more than {MAX_NODES}")
         try:
@@ -192,7 +186,7 @@ class LocalCluster:
         except Missing as error:
             raise ValueError(f"engine: {error}") from error
         self._spec = spec_of(self.plan, nodes, engine, evict)
-        self._paused = self._paused if paused is None else paused
+        self._paused = self._paused if wanted.paused is None else wanted.paused
         effect = self._desire()
         pending = [pending.message for pending in effect.pending]
         return {"nodes": nodes, "paused": self._paused, "engine": engine, "evict": evict, "pending": pending}

@@ -9,24 +9,19 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
+
+from cachecluster_core.usage import UsageParser
 
 from .engines import ENGINES
 
 COMMANDS = ("scale", "roll", "delete", "pause", "resume", "status")
-EXIT_USAGE = 64
 EXIT_FAILED = 1
 TIMEOUT_S = 10.0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="cachecluster-local", description="Changes a cachecluster-local that runs.")
+    parser = UsageParser(prog="cachecluster-local", description="Changes a cachecluster-local that runs.")
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, text: str) -> argparse.ArgumentParser:

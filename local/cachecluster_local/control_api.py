@@ -2,7 +2,7 @@
 
 GET /v1/status                    the status that a CacheCluster would have
 PUT /v1/desired                   {"nodes": 5, "paused": true, "engine": "valkey", "evict": true}, each optional
-                                  (`evict`: a scale-in may); answers with all of them, and what is pending
+                                  (see `Change`); answers with all of them, and what is pending
 POST /v1/nodes/{name}/outdated    have a node replaced, as when the pod's template had changed
 DELETE /v1/nodes/{name}           end a node in order, as `kubectl delete pod`; another takes its place
 """
@@ -10,12 +10,23 @@ DELETE /v1/nodes/{name}           end a node in order, as `kubectl delete pod`; 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Protocol
 
 from aiohttp import web
 
 KINDS = {int: "whole number", bool: "true or false", str: "text"}
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is desired from now on; None: as before. `evict`: a scale-in may evict keys."""
+
+    nodes: int | None = None
+    paused: bool | None = None
+    engine: str | None = None
+    evict: bool | None = None
 
 
 class Controlled(Protocol):
@@ -25,13 +36,7 @@ class Controlled(Protocol):
         """The status."""
         ...
 
-    def change(
-        self,
-        nodes: int | None = None,
-        paused: bool | None = None,
-        engine: str | None = None,
-        evict: bool | None = None,
-    ) -> dict[str, Any]:
+    def change(self, wanted: Change) -> dict[str, Any]:
         """Desire something else; what is desired now, and what of it is pending. ValueError: it cannot be."""
         ...
 
@@ -52,7 +57,7 @@ def control_routes(cluster: Controlled) -> list[web.RouteDef]:
 
     async def desire(request: web.Request) -> web.Response:
         try:
-            return web.json_response(cluster.change(**_changes(await request.json())))
+            return web.json_response(cluster.change(_change(await request.json())))
         except (ValueError, json.JSONDecodeError) as error:
             return _error(HTTPStatus.BAD_REQUEST, str(error))
 
@@ -72,7 +77,7 @@ def control_routes(cluster: Controlled) -> list[web.RouteDef]:
     ]
 
 
-def _changes(body: Any) -> dict[str, Any]:
+def _change(body: Any) -> Change:
     """The body of a PUT, checked. ValueError says what is wrong with it."""
     kinds = {"nodes": int, "paused": bool, "engine": str, "evict": bool}
     if not isinstance(body, dict) or not body.keys() <= kinds.keys():
@@ -80,7 +85,7 @@ def _changes(body: Any) -> dict[str, Any]:
     for name, value in body.items():
         if type(value) is not kinds[name]:
             raise ValueError(f"{name}: {value!r} is no {KINDS[kinds[name]]}")
-    return body
+    return Change(**body)
 
 
 def _no_node(name: str) -> web.Response:

@@ -13,10 +13,10 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from cachecluster_core.slots import MAX_PARTITIONS
 from cachecluster_core.spec import CacheClusterSpec
+from cachecluster_core.usage import UsageParser
 
 from . import commands
 from .cluster import LocalCluster
@@ -24,7 +24,6 @@ from .desired import spec_of
 from .engines import ENGINES, Missing, engine_binary, require_supervisor
 from .plan import CLUSTER_PORT_OFFSET, MAX_NODES, Plan
 
-EXIT_USAGE = 64
 EXIT_UNAVAILABLE = 69
 MAX_SOCKET_PATH = 107
 """Bytes of a unix socket's path (sun_path without its end)."""
@@ -38,14 +37,8 @@ SIGTERM or Ctrl-C stops everything; should this process be killed, everything it
 A cluster that runs is changed by `cachecluster-local scale|roll|delete|pause|resume|status --state-file FILE`."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = UsageParser(
         prog="cachecluster-local", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
+from cachecluster_core.usage import EXIT_USAGE
+
 from .election import Elector, LeadershipLost
 from .event_recorder import EventRecorder
 from .http_server import HttpServer
@@ -16,7 +18,7 @@ from .kube_api import ApiError, HttpKubeApi, KubeApi, Unreachable
 from .kube_config import ConfigError, kopf_connection, load
 from .metrics import OperatorMetrics
 from .observability import keep_observability
-from .options import EXIT_USAGE, Options, parse_options
+from .options import Options, parse_options
 from .reconcile import Reconciler
 from .resources import CACHE_CLUSTER, HASH_RING
 from .watch import Login, quiet_logs, watch

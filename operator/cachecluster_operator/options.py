@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import socket
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+
+from cachecluster_core.usage import UsageParser
 
 from .election import ElectionTiming
 from .kube_config import own_namespace
 
-EXIT_USAGE = 64
 PREFIX = "CACHECLUSTER_OPERATOR_"
 
 
@@ -32,14 +31,6 @@ class Options:
     identity: str
     observability: bool
     verbose: bool
-
-
-class _Parser(argparse.ArgumentParser):
-    """Exits 64 (EX_USAGE) instead of 2."""
-
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
 
 
 def parse_options(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Options:
@@ -69,8 +60,8 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str] = os.
     )
 
 
-def _build_parser(environment: Mapping[str, str]) -> _Parser:
-    parser = _Parser(
+def _build_parser(environment: Mapping[str, str]) -> UsageParser:
+    parser = UsageParser(
         prog="cachecluster-operator",
         description="Runs CacheClusters: watches them, keeps their pods, elects primaries, repairs copies.",
         epilog=f"Every flag can be given as {PREFIX}<FLAG>, in upper case, with _ for -.",

@@ -153,6 +153,7 @@ def test_primaries_return_to_a_node_that_was_lost(changes: Changes, faults: DevC
 def node_of_a_pod(changes: Changes) -> str:
     """A node that has one of the cluster's pods, and not the leading operator."""
     leader = leading_operator(changes)
+    assert leader is not None
     nodes = {pod["spec"]["nodeName"] for pod in changes.cache.view().pods}
     found: str = min(nodes - {leader["spec"]["nodeName"]})
     return found
@@ -220,19 +221,30 @@ def largest_copy(changes: Changes) -> float:
     return max(float(line.split()[-1]) for line in lines if line.startswith("cachecluster_copy_used_memory_bytes{"))
 
 
-def leading_operator(changes: Changes) -> Json:
+def leading_operator(changes: Changes) -> Json | None:
     """The operator's pod that holds the Lease."""
     operator = changes.cache.operator
     system = ("--namespace", operator.namespace)
     lease = json.loads(operator.cluster.kubectl(*system, "get", "lease", operator.name, "-o", "json"))
     pods: list[Json] = json.loads(operator.cluster.kubectl(*system, "get", "pods", "-o", "json"))["items"]
-    return next(pod for pod in pods if pod["metadata"]["name"] == lease["spec"]["holderIdentity"])
+    return next((pod for pod in pods if pod["metadata"]["name"] == lease["spec"]["holderIdentity"]), None)
 
 
 def operator_processes(changes: Changes) -> list[Process]:
-    """Of the operator that leads."""
+    """Of the operator that leads; none while nobody does."""
     pod = leading_operator(changes)
+    if pod is None:
+        return []
     return [process for process in processes_of(changes.cache.cluster, pod) if process.role == "operator"]
+
+
+def kill_operator(changes: Changes) -> None:
+    """kill -9 of the one that leads; its pod goes too, or kubelet would wait longer before each further start."""
+    pod = leading_operator(changes)
+    assert pod is not None
+    changes.cache.kill(operator_processes(changes))
+    gone = ("delete", "pod", pod["metadata"]["name"], "--force", "--grace-period=0", "--wait=false")
+    changes.cache.operator.cluster.kubectl("--namespace", changes.cache.operator.namespace, *gone)
 
 
 def test_the_operator_is_killed_at_random_through_a_scale(changes: Changes) -> None:
@@ -246,6 +258,6 @@ def test_the_operator_is_killed_at_random_through_a_scale(changes: Changes) -> N
             for _ in range(kills):
                 time.sleep(chance.uniform(0, 8))
                 wait_until(lambda: operator_processes(changes), 60, "somebody leads")
-                changes.cache.kill(operator_processes(changes))
+                kill_operator(changes)
             left -= kills
             changes.wait_complete(nodes, 400)

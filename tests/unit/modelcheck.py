@@ -6,15 +6,19 @@ import gc
 import random
 from array import array
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import protocol_values as v
 import protocol_world as p
 from protocol_actions import groups, successors, violation
-from protocol_forms import older
+from protocol_forms import older, without_stale_tokens
 from protocol_handovers import ask
 
 from cachecluster_core.hashring import State
+
+PROGRESS = 50_000
+Progress = Callable[[int, int], None]
 
 
 class Violation(AssertionError):
@@ -136,31 +140,34 @@ class _Seen:
         return " ; ".join(reversed(labels))
 
 
-def explore(world: v.World, max_states: int) -> Explored:
-    """Breadth first from `world`. Raises Violation with a shortest trace."""
+def explore(world: v.World, max_states: int, progress: Progress | None = None) -> Explored:
+    """Breadth first from `world`. Raises Violation with a shortest trace. `progress` is told now and then how many
+    states were met, and how many of them are still to be looked at."""
     v.forget()
     gc.freeze()  # nothing made here is garbage before the end
     gc.disable()
     try:
-        return _explore(world, max_states)
+        return _explore(world, max_states, progress or (lambda met, waiting: None))
     finally:
         gc.enable()
         gc.unfreeze()
         v.forget()
 
 
-def _explore(world: v.World, max_states: int) -> Explored:
+def _explore(world: v.World, max_states: int, progress: Progress) -> Explored:
     seen, transitions = _Seen(), 0
     seen.add(world, 0, "")
     queue = deque([(world, 0)])
     while queue:
         state, index = queue.popleft()
+        if index % PROGRESS == 0:
+            progress(len(seen), len(queue))
         try:
             for label, raw in successors(state):
                 if raw is state:
                     continue
                 transitions += 1
-                following = p.mark_safe(raw)
+                following = without_stale_tokens(p.mark_safe(raw))
                 reached = seen.add(following, index, label)
                 if reached is None:
                     continue
@@ -206,12 +213,12 @@ def walk(world: v.World, steps: int, seed: int, recoveries: int = 0, length: int
         if step % 20_000 == 0:
             v.forget()
         try:
-            taken = _random_step(state, random_)
+            taken = random_step(state, random_)
             if taken is None or len(trace) >= length:
                 state, trace = world, []
                 continue
             trace.append(taken[0])
-            state = p.mark_safe(taken[1])
+            state = without_stale_tokens(p.mark_safe(taken[1]))
             broken = violation(state)
             if broken:
                 raise Violation(broken)
@@ -223,7 +230,7 @@ def walk(world: v.World, steps: int, seed: int, recoveries: int = 0, length: int
     return Explored(steps, complete=False)
 
 
-def _random_step(world: v.World, random_: random.Random) -> tuple[str, v.World] | None:
+def random_step(world: v.World, random_: random.Random) -> tuple[str, v.World] | None:
     """Some action that changes something: of somebody by chance, and of theirs by chance."""
     left = groups(world)
     while left:

@@ -6,6 +6,10 @@
 * Of a report only what the operator's rules can still read is kept: what it says of epochs below the map's entry is
   only ever compared for equality with it, or for being at least as high, and fails either way; offsets and terms are
   read of sealed copies only. Where the map may be lost (`Rules.whole_reports`) reports are kept as they are.
+* Of marks, and without time of messages and news, only what is of the highest epoch seen, or above it, is kept: nothing
+  below that floor is acted on (checked in `test_protocol_forms`). A shut gate remembers the set that it required, but
+  no confirmation of it. When a process was born matters only to a partition that begins anew, which is never so
+  without time.
 * What is for people (reasons) is left out; a map's version is its epoch and its learners, which never come again.
 
 What else keeps the number of worlds small stands in `protocol_actions`. Pods are not interchangeable: the placement
@@ -23,7 +27,7 @@ from cachecluster_core import agent_step as a
 from cachecluster_core import operator_step as o
 from cachecluster_core.gate_step import SHUT
 from cachecluster_core.hashring import Entry, HashRing
-from cachecluster_core.pod_table import Marks
+from cachecluster_core.pod_table import HandOver, Marks
 from cachecluster_core.report import CopyReport, Report
 
 NEVER_S = 100_000.0
@@ -53,28 +57,55 @@ def agent_form(agent: Agent, rules: Rules) -> Agent:
     return replace(
         agent,
         confirmed_at=max(agent.confirmed_at, CLOCK - longest_of_agents(rules)) if agent.confirmed_at else 0,
-        marks=_marks_form(marks),
+        marks=_marks_form(marks, gate.gate_epoch == SHUT, rules.timeless),
         gate=replace(gate, generation=0, deadline_ns=0 if gate.gate_epoch == SHUT else max(gate.deadline_ns, NOW_NS)),
         taken=agent.taken if rules.whole_reports else None,
         word=agent.word if agent.word is not None and agent.word.epoch >= marks.seen_epoch else None,
+        asked=None if rules.timeless and agent.asked and agent.asked.epoch < marks.seen_epoch else agent.asked,
+        news=None if rules.timeless and agent.news and agent.news.epoch < marks.seen_epoch else agent.news,
         promises=tuple(it for it in agent.promises if it[1].asked_at_ns > NOW_NS - authority * TICK_NS),
         given=tuple(it for it in agent.given if it[1].asked_at_ns > NOW_NS - authority * TICK_NS),
     )
 
 
-def _marks_form(marks: Marks) -> Marks:
-    hand = marks.hand_over
-    if hand.gave_up or hand.token_offset >= 0 or hand.epoch < marks.seen_epoch:
-        hand = replace(hand, since_ns=1, shut_ns=1)
-    else:
-        since, shut = (max(ns, NOW_NS - 3 * TICK_NS) if ns else 0 for ns in (hand.since_ns, hand.shut_ns))
-        hand = replace(hand, since_ns=min(since, NOW_NS), shut_ns=min(shut, NOW_NS))
+def _marks_form(marks: Marks, shut: bool, timeless: bool) -> Marks:
+    floor, requires = marks.seen_epoch, marks.required_epoch
+    confirmable = requires >= floor and not shut
+    promised = marks.promised_until_ns > NOW_NS
     return replace(
         marks,
-        required_since_ns=min(1, marks.required_since_ns),
-        promised_until_ns=marks.promised_until_ns if marks.promised_until_ns > NOW_NS else 0,
-        hand_over=hand,
+        born_epoch=marks.born_epoch if marks.born_epoch >= floor and not timeless else 0,
+        required_epoch=requires if requires >= floor else 0,
+        required=marks.required if requires >= floor else (),
+        required_since_ns=min(1, marks.required_since_ns) if confirmable else 0,
+        required_offset=marks.required_offset if confirmable else -1,
+        promised_epoch=marks.promised_epoch if promised or marks.promised_epoch > floor else 0,
+        promised_until_ns=marks.promised_until_ns if promised else 0,
+        hand_over=_hand_over_form(marks.hand_over) if marks.hand_over.epoch >= floor else HandOver(),
+        taken_over_epoch=marks.taken_over_epoch if marks.taken_over_epoch >= floor else 0,
     )
+
+
+def _hand_over_form(hand: HandOver) -> HandOver:
+    if hand.gave_up or hand.token_offset >= 0:
+        return replace(hand, since_ns=1, shut_ns=1)
+    since, shut = (max(ns, NOW_NS - 3 * TICK_NS) if ns else 0 for ns in (hand.since_ns, hand.shut_ns))
+    return replace(hand, since_ns=min(since, NOW_NS), shut_ns=min(shut, NOW_NS))
+
+
+def without_stale_tokens(world: World) -> World:
+    """Without time: none of the tokens that nobody will ever take, because the copy has ended, or its agent has seen a
+    higher epoch. With time they are kept: that no old token is taken is for the explorations to show."""
+    if not world.tokens or not world.rules.timeless:
+        return world
+    live = frozenset(token for token in world.tokens if _may_be_taken(world, token))
+    return world if live == world.tokens else put(world, tokens=live)
+
+
+def _may_be_taken(world: World, token: a.HandoverMessage) -> bool:
+    heir = world.index(token.successor)
+    redis, marks = world.redis[heir], world.agents[heir].marks
+    return redis.up and token.successor.run_id == f"r{redis.run}" and token.epoch >= marks.seen_epoch
 
 
 def older_agent(agent: Agent, rules: Rules) -> Agent:
@@ -134,11 +165,11 @@ def report_form(report: Report, entry: Entry | None, rules: Rules) -> Report:
     report = replace(report, authority_s=0.0, routers=1)
     if rules.whole_reports or entry is None:
         return replace(report, copies=Frozen(report.copies), entries=Frozen(report.entries))
-    copies = Frozen({partition: _copy_form(copy, entry) for partition, copy in report.copies.items()})
+    copies = Frozen({partition: _copy_form(copy, entry, rules.timeless) for partition, copy in report.copies.items()})
     return replace(report, copies=copies, entries=Frozen(), version="")
 
 
-def _copy_form(copy: CopyReport, entry: Entry) -> CopyReport:
+def _copy_form(copy: CopyReport, entry: Entry, timeless: bool) -> CopyReport:
     def current(epoch: int) -> int:
         return epoch if epoch >= entry.epoch else 0
 
@@ -146,7 +177,7 @@ def _copy_form(copy: CopyReport, entry: Entry) -> CopyReport:
     return replace(
         copy,
         epoch=current(copy.epoch),
-        born_epoch=current(copy.born_epoch),
+        born_epoch=0 if timeless else current(copy.born_epoch),
         role="",
         gate_epoch=copy.gate_epoch if copy.gate_epoch >= entry.epoch else min(copy.gate_epoch, 1),
         shut_epoch=current(copy.shut_epoch),

@@ -161,9 +161,9 @@ def apply(redis: Redis, command: a.Command, rules: Rules) -> Redis:
         case a.Remove():
             return replace(Redis(), run=redis.run)
         case a.Seal():
-            return replace(redis, source=-1, linked=False, stream=redis.stream or redis.source is None)
+            return replace(redis, source=-1, linked=False, announced=False, stream=redis.stream or redis.source is None)
         case a.Promote():
-            return replace(redis, source=None, linked=False, stream=True, syncing=False)
+            return replace(redis, source=None, linked=False, announced=False, stream=True, syncing=False)
         case a.Follow(host=host):
             stream = redis.stream or redis.source is None
             return replace(redis, source=int(host[1:]), linked=False, announced=True, stream=stream)

@@ -13,7 +13,7 @@ import pytest
 
 from cachecluster_local import commands
 from cachecluster_local.api import LocalApi
-from cachecluster_local.control_api import control_routes
+from cachecluster_local.control_api import Change, control_routes
 from cachecluster_local.map_store import MemoryMapStore
 
 pytestmark = pytest.mark.t0
@@ -28,17 +28,13 @@ class Asked:
     def status(self) -> dict[str, Any]:
         return {"nodes": 2}
 
-    def change(
-        self,
-        nodes: int | None = None,
-        paused: bool | None = None,
-        engine: str | None = None,
-        evict: bool | None = None,
-    ) -> dict[str, Any]:
+    def change(self, wanted: Change) -> dict[str, Any]:
+        nodes = wanted.nodes
         if nodes == 99:
             raise ValueError("nodes: 99 is more than 64")
-        self.log.append(("engine", engine) if engine is not None else ("evict", nodes) if evict else (nodes, paused))
-        return {"nodes": nodes, "paused": paused, "pending": []}
+        engine = None if wanted.engine is None else ("engine", wanted.engine)
+        self.log.append(engine or (("evict", nodes) if wanted.evict else (nodes, wanted.paused)))
+        return {"nodes": nodes, "paused": wanted.paused, "pending": []}
 
     def mark_outdated(self, name: str) -> bool:
         self.log.append(("outdated", name))

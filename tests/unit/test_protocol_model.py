@@ -202,6 +202,10 @@ def test_a_primary_that_requires_nobody_to_have_what_it_answers_is_found(monkeyp
         explore(world, 200_000)
 
 
+def _say(met: int, waiting: int) -> None:
+    sys.stderr.write(f"  {met} states, {waiting} to look at\n")
+
+
 def main() -> int:
     """Explore every scenario to its end or to a bound, saying how far it came, then walk at random."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -213,7 +217,7 @@ def main() -> int:
     for name, world in SCENARIOS.items():
         if arguments.only in name:
             began = time.monotonic()
-            result = explore(world(), arguments.states)
+            result = explore(world(), arguments.states, _say)
             how = "complete" if result.complete else "bound reached"
             seconds = time.monotonic() - began
             sys.stdout.write(f"{name}: {result.states} states, {result.transitions} steps, {how}, {seconds:.0f} s\n")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
-EX_USAGE = 64
+from cachecluster_core.usage import UsageParser
+
 ENVIRONMENT_PREFIX = "CACHECLUSTER_"
 MAX_SOCKET_PATH = 107
 SECRET_FILES = ("agent-password", "gate-password", "repl-password", "peer-token")
@@ -48,12 +47,6 @@ class AgentConfig:
     drain_s: float
     drain_accept_s: float
     log_level: str
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(EX_USAGE, f"{self.prog}: {message}\n")
 
 
 def parse_config(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> AgentConfig:
@@ -100,8 +93,8 @@ def parse_config(arguments: Sequence[str], environment: Mapping[str, str] = os.e
     )
 
 
-def _make_parser(environment: Mapping[str, str]) -> _Parser:
-    parser = _Parser(
+def _make_parser(environment: Mapping[str, str]) -> UsageParser:
+    parser = UsageParser(
         prog="cachecluster-agent",
         description="The control process of one CacheCluster pod: follows the map, runs the engine processes and the "
         "routers, holds authority, reports to the operator.",

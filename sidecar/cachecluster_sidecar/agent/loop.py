@@ -37,6 +37,7 @@ from .handover import HOLD_S, HandOvers
 from .handover_account import HandOverAccount
 from .hearsay import Hearsay
 from .map_client import MapRead
+from .map_news import changed_entries, filled_from
 from .peer_agents import PeerAgents
 from .promise_talk import PromiseTalk
 from .remembered import Remembered
@@ -141,8 +142,8 @@ class AgentLoop:
                 self._open_table(len(read.ring.entries))
             self._remembered.take(read.ring)
         if read.ring is not self._ring:
-            self._filling = _filled_from(read.ring, self._identity.pod)
-            self._changed |= _changed_entries(self._ring, read.ring)  # these first, then all
+            self._filling = filled_from(read.ring, self._identity.pod)
+            self._changed |= changed_entries(self._ring, read.ring)  # these first, then all
         self._ring, self._sent_ns = read.ring, read.sent_ns
         self.handovers.use_map(read.ring)
         self._hearsay.read_succeeded()
@@ -393,23 +394,6 @@ class AgentLoop:
         pod = self._identity.pod
         sockets = {p: str(self._engine.files.socket(p)) for p in local_partitions(ring, pod)}
         self._hub.set_routes(build_routes(ring, pod, self._cluster_port, sockets, version, self.handovers.taken_over))
-
-
-def _filled_from(ring: HashRing | None, pod: str) -> tuple[int, ...]:
-    """The partitions whose learners are filled from this pod's primaries."""
-    entries = ring.entries if ring is not None else ()
-    return tuple(
-        partition
-        for partition, entry in enumerate(entries)
-        if entry.learners and entry.primary is not None and entry.primary.pod == pod
-    )
-
-
-def _changed_entries(before: HashRing | None, after: HashRing | None) -> set[int]:
-    """The partitions whose entry is another one than before; none when that cannot be told."""
-    if before is None or after is None:
-        return set()
-    return {p for p, (old, new) in enumerate(zip(before.entries, after.entries, strict=False)) if old != new}
 
 
 def _shutting(marks: Mapping[int, Marks]) -> frozenset[int]:

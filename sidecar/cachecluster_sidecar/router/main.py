@@ -14,9 +14,10 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import uvloop
+
+from cachecluster_core.usage import UsageParser
 
 from .answers import Answers
 from .commands import load_commands
@@ -26,7 +27,6 @@ from .dial import PEER_TOKEN_FILE, Dialler
 
 log = logging.getLogger("cachecluster.router")
 
-EXIT_USAGE = 64
 LISTEN_BACKLOG = 4096
 STOP_TIMEOUT_S = 1.8
 """From SIGTERM to the end, whatever is still outstanding."""
@@ -56,15 +56,6 @@ class Address:
         if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
             raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
         return cls(host.strip("[]"), int(port))
-
-
-class UsageParser(argparse.ArgumentParser):
-    """Ends with 64 (EX_USAGE) on bad flags."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the usage and the reason."""
-        self.print_usage(sys.stderr)
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
 
 
 def build_parser() -> argparse.ArgumentParser:

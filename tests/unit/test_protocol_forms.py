@@ -1,0 +1,113 @@
+"""What the model checker leaves out of its worlds makes no difference to anybody: agents with and without it act alike.
+
+Along random walks agents are given marks, messages and news from below their floor; the canonical form drops them, and
+the shipped step function decides as if they were not there.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import protocol_values as v
+import protocol_world as p
+from modelcheck import random_step
+from protocol_forms import agent_form, report_form
+from protocol_scenarios import timeless
+from protocol_values import NOW_NS, Agent, Budget
+
+from cachecluster_core import agent_step
+from cachecluster_core import agent_step as a
+from cachecluster_core.gate_step import SHUT
+from cachecluster_core.hashring import CopyId
+from cachecluster_core.pod_table import HandOver
+
+pytestmark = pytest.mark.t0
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_remembered() -> Iterator[None]:
+    v.forget()
+    yield
+    v.forget()
+
+
+def with_stale_things(agent: Agent, pod: int, chance: random.Random) -> Agent:
+    """The agent with marks, messages and news from below its floor, a process born at any epoch, and, at a shut gate, a
+    confirmation."""
+    marks = agent.marks
+    old = marks.seen_epoch - 1 - chance.randrange(2)
+    here, there = CopyId(f"pod{pod}", marks.run_id), CopyId(f"pod{1 - pod}", "r1")
+    if chance.random() < 0.5 and marks.hand_over == HandOver():
+        offset, gave_up = chance.choice([(-1, False), (-1, True), (2, False)])
+        marks = replace(marks, hand_over=HandOver(old, NOW_NS - 5, NOW_NS - 3, offset, gave_up))
+    if chance.random() < 0.5 and not marks.taken_over_epoch:
+        marks = replace(marks, taken_over_epoch=old)
+    if chance.random() < 0.5:
+        marks = replace(marks, born_epoch=marks.seen_epoch - chance.randrange(3))
+    if agent.gate.gate_epoch == SHUT:
+        if chance.random() < 0.5 and not marks.required_epoch:
+            marks = replace(marks, required_epoch=old, required=(here, there))
+        if chance.random() < 0.5:
+            marks = replace(marks, required_since_ns=NOW_NS - 7, required_offset=1)
+    asked = a.HandoverMessage(0, old, there, here, 1, token=True, required=(here, there))
+    return replace(
+        agent,
+        marks=marks,
+        asked=agent.asked or (asked if chance.random() < 0.5 else None),
+        news=agent.news or (a.TakenOver(old, there) if chance.random() < 0.5 else None),
+    )
+
+
+def told(world: v.World, pod: int) -> a.Report:
+    """What the agent would report."""
+    made = p.decide(world, pod).report
+    assert made is not None
+    return made
+
+
+def compare_along_a_walk(seed: int) -> int:
+    """How many agents were compared with the same ones that know stale things. AssertionError: they differ."""
+    chance = random.Random(seed)
+    start = timeless(2, Budget(writes=2, kills=1, agent_restarts=2), 12, to_rest=seed % 2 == 0)
+    world, compared = start, 0
+    for _ in range(300):
+        step = random_step(world, chance)
+        world = step[1] if step is not None else start
+        for pod, agent in enumerate(world.agents):
+            stale = with_stale_things(agent, pod, chance)
+            if stale == agent:
+                continue
+            compared += 1
+            assert agent_form(stale, world.rules) == agent
+            other = v.put(world, agents=v.swap(world.agents, pod, stale))
+            for late in (False, True):
+                one, two = (p.run_agent(it, pod, late=late) for it in (world, other))
+                assert agent_form(two.agents[pod], world.rules) == one.agents[pod]
+                assert (two.redis, two.tokens) == (one.redis, one.tokens)
+            reports = [report_form(r, world.entry, world.rules) for r in map(told, (world, other), (pod, pod))]
+            assert reports[0] == reports[1]
+    return compared
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_below_the_floor_makes_no_difference(seed: int) -> None:
+    assert compare_along_a_walk(seed) > 150
+
+
+def test_a_token_from_below_the_floor_that_is_taken_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def any_epoch(view: a.AgentView, partition: int, *_: object) -> a.HandoverMessage | None:
+        asked = view.asked.get(partition)
+        return asked if asked is not None and asked.token else None
+
+    monkeypatch.setattr(agent_step, "token_for", any_epoch)
+    with pytest.raises(AssertionError):
+        for seed in range(4):
+            compare_along_a_walk(seed)
