@@ -28,23 +28,31 @@ BIG = b"$100000\r\n" + b"x" * 100_000 + b"\r\n"
 
 
 class Loop:
-    """Collects callbacks; `turn` runs them."""
+    """Collects callbacks; `turn` runs them, and `wait` those for later."""
 
     def __init__(self) -> None:
         self._soon: deque[Callable[[], None]] = deque()
+        self._later: deque[Callable[[], None]] = deque()
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         self._soon.append(callback)
 
-    def call_later(self, _delay_s: float, _callback: Callable[[], None]) -> Any:
+    def call_later(self, _delay_s: float, callback: Callable[[], None]) -> Any:
+        self._later.append(callback)
         return self
 
     def cancel(self) -> None:
-        """No timer ever fires here."""
+        """No timer is worth it here."""
 
     def turn(self) -> None:
         while self._soon:
             self._soon.popleft()()
+
+    def wait(self) -> None:
+        """All times that were set are over."""
+        self._soon.extend(self._later)
+        self._later.clear()
+        self.turn()
 
 
 class Transport:
@@ -129,14 +137,17 @@ class World:
             return b"+OK\r\n"
         return BIG
 
-    def use_routes(self, copies: list[int]) -> None:
+    def use_routes(self, copies: list[int], first: str = "uid-0") -> None:
+        """`first` has the primary of partition 0."""
         settings = {"parkTimeoutMs": 8000, "parkMaxBytes": 1 << 20, "maxClients": self._max_clients}
         self.router.use_routes(
             {
                 "self": "uid-0",
                 "partitions": PARTITIONS,
-                "members": {"uid-0": {"name": "demo-0", "host": "127.0.0.1", "port": 7379}},
-                "primaries": ["uid-0"] * PARTITIONS,
+                "members": {
+                    f"uid-{n}": {"name": f"demo-{n}", "host": f"127.0.0.{n + 1}", "port": 7379} for n in range(3)
+                },
+                "primaries": [first, "uid-0"],
                 "replicas": [[]] * PARTITIONS,
                 "local": {str(index): {"socket": f"p{index}.sock"} for index in copies},
                 "settings": settings,
@@ -178,6 +189,65 @@ def connected_engine(world: World, client: Transport, partition: int = 0) -> Tra
     engine.feed(b"$-1\r\n")
     assert client.frames() == [b"$-1\r\n"]
     return engine
+
+
+def refusing_peer(world: World, client: Transport, command: bytes) -> Transport:
+    """The connection to the primary of partition 0 on another pod, which has refused this command of the client."""
+    world.use_routes([0, 1], first="uid-1")
+    client.feed(command)
+    (peer,) = world.engines()
+    assert peer.written == command
+    peer.written = b""
+    peer.feed(b"-CCGATE 0\r\n")
+    world.loop.turn()
+    assert peer.written == b"", "it is given a moment"
+    return peer
+
+
+def test_a_command_that_a_peer_refused_is_sent_again_after_a_moment_and_others_once_it_was_taken() -> None:
+    world = World()
+    client = world.client()
+    resume, first, second = (
+        request("CACHECLUSTER", "RESUME", "0"),
+        request("GET", key_of(0)),
+        request("SET", key_of(0), "1"),
+    )
+    peer = refusing_peer(world, client, first)
+    client.feed(second)
+    for _ in range(3):
+        world.loop.wait()
+        assert peer.written == resume + first
+        peer.written = b""
+        peer.feed(b"+OK\r\n-CCGATE 0\r\n")
+    world.loop.wait()
+    peer.written = b""
+    peer.feed(b"+OK\r\n$-1\r\n")
+    world.loop.turn()
+    assert peer.written == second
+    peer.feed(b"+OK\r\n")
+    assert client.frames() == [b"$-1\r\n", b"+OK\r\n"]
+
+
+@pytest.mark.parametrize("asked_again", [False, True])
+def test_a_refusal_of_the_former_primary_does_not_hold_up_what_the_new_one_takes(asked_again: bool) -> None:
+    """The news of a take-over comes while the former primary is asked once more."""
+    world = World()
+    client = world.client()
+    engine = connected_engine(world, client)
+    first, second = request("GET", key_of(0)), request("SET", key_of(0), "1")
+    peer = refusing_peer(world, client, first)
+    client.feed(second)
+    if asked_again:
+        world.loop.wait()
+    world.use_routes([0, 1])
+    if asked_again:
+        world.loop.turn()
+        assert engine.written == b"", "what is in flight may have been executed"
+        peer.feed(b"+OK\r\n-CCGATE 0\r\n")
+    world.loop.turn()
+    assert engine.written == first + second
+    engine.feed(b"$-1\r\n+OK\r\n")
+    assert client.frames() == [b"$-1\r\n", b"+OK\r\n"]
 
 
 def test_a_late_read_stays_in_front_of_the_write_that_came_after_it() -> None:

@@ -293,10 +293,10 @@ cdef class Backend:
         if frame[0] == c"-" and n > 8 and memcmp(frame, b"-CC", 3) == 0 and self.take_word(r, p, frame, n):
             pass
         elif self.router.sync and self.target.partition >= 0 and p.commit.holds(r):
-            p.probing = False
+            p.taken()
             p.commit.hold(r, frame, n)
         else:
-            p.probing = False
+            p.taken()
             self.router.deliver(r, frame, n)
         if p.inflight == 0:
             p.left_flight()
@@ -312,7 +312,7 @@ cdef class Backend:
         elif refusal:
             self.take_refusal(r, p)
         else:
-            p.probing = False
+            p.taken()
             if self.held is None:
                 self.held = {}
             self.held[strtoll(frame + 8, NULL, 10)] = r
@@ -331,12 +331,13 @@ cdef class Backend:
             self.router.deliver(r, frame + at + 1, n - at - 1)
 
     cdef void take_refusal(self, Request r, Partition p):
-        """The peer's gate was not open: the command was not executed and waits to be sent again."""
+        """The peer's gate was not open: the command was not executed and waits to be sent again; for a moment, unless
+        another one owns the partition by now."""
         if self.refused is None:
             self.refused = set()
         self.refused.add(r.partition)
-        p.hold_until = seconds() + REFUSED_HOLD_S
-        p.probing = True
+        if p.owner is self.target:
+            p.hold_back()
         if not r.client.closed:
             self.router.counters.retried += 1
             p.send_again(r)

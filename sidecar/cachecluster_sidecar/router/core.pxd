@@ -140,7 +140,8 @@ cdef class Partition:
     cdef Py_ssize_t inflight
     cdef Line refused            # were sent and must go again, before those of `waiting`
     cdef Line waiting
-    cdef double hold_until       # do not try again before: a peer has just refused
+    cdef double hold_until       # do not try again before: the owner, a peer, has just refused
+    cdef double hold_s           # how long it was held back the last time; 0 once the owner took a command
     cdef bint probing            # after a refusal: one command goes first, the others when it was taken
     cdef uint64_t* record        # of the pod table
     cdef uint64_t generation     # taken over from the agent
@@ -151,6 +152,8 @@ cdef class Partition:
     cdef Commit commit           # replies that wait for acknowledgements
 
     cdef bint parks(self)
+    cdef void hold_back(self)
+    cdef void taken(self)
     cdef Gate read(self)
     cdef bint may_serve(self)
     cdef bint may_release(self)

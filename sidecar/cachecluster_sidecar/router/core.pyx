@@ -116,8 +116,10 @@ PEER_SILENCE_S = 1.0
 """How long a peer may be silent that holds commands of a partition which has moved away from it."""
 GATE_DRAIN_S = 0.25
 """How long what is in flight at a gate that was shut may take before the engine connection is cut."""
-REFUSED_HOLD_S = 0.01
-"""How long after a peer's refusal a partition's commands wait before they are sent again."""
+REFUSED_FIRST_S = 0.001
+REFUSED_MAX_S = 0.016
+"""How long after a peer's refusal a partition's commands wait before they are sent again: the first time, and at most;
+doubled in between."""
 RETRY_FIRST_S = 0.01
 RETRY_MAX_S = 0.25
 """Wait before dialling a backend again: the first time, and at most; doubled in between."""

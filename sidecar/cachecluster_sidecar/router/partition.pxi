@@ -48,6 +48,27 @@ cdef class Partition:
             or (self.inflight > 0 and (self.probing or self.carrier is not self.owner))
         )
 
+    cdef void hold_back(self):
+        """The owner has refused: it is tried again a moment later, with one command."""
+        cdef double now = seconds()
+        self.probing = True
+        if now < self.hold_until:
+            return
+        self.hold_s = min(2 * self.hold_s, REFUSED_MAX_S) if self.hold_s else REFUSED_FIRST_S
+        self.hold_until = now + self.hold_s
+        self.router.loop.call_later(self.hold_s, self.try_again)
+
+    def try_again(self):
+        """The moment after a refusal is over."""
+        self.hold_until = 0
+        self.release()
+        self.router.settle_touched()
+
+    cdef void taken(self):
+        """The owner has taken a command: others may follow at once."""
+        self.probing = False
+        self.hold_s = 0
+
     cdef Gate read(self):
         """The gate record; shut, at no generation, when it cannot be read."""
         cdef Gate gate

@@ -114,7 +114,8 @@ cdef class Router:
             owner = self.peers.get(uid)
         if owner is not p.owner:
             p.owner = owner
-            p.hold_until = 0
+            p.probing = False
+            p.hold_until = p.hold_s = 0
         p.release()
 
     def use_gate(self, int partition, uint64_t generation, bint patient=False, list required=None):
