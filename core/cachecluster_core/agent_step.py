@@ -239,7 +239,7 @@ class _CopyStep(CopyState):
         """Open the gate, or keep it open at this epoch and authority; record what the primary requires (A7)."""
         gate, is_open = self.gate, self.gate.gate_epoch != SHUT
         required = self._required(entry)
-        unchanged = required == self.marks.required and is_open
+        unchanged = is_open and (required, gate.gate_epoch) == (self.marks.required, self.marks.required_epoch)
         deadline = authority_until(self.view, self.partition, entry, required)
         if unchanged and gate.gate_epoch == entry.epoch:
             deadline = max(gate.deadline_ns, deadline)
@@ -268,11 +268,14 @@ class _CopyStep(CopyState):
         processes whose successor on the same pod is attached: they have ended.
 
         A learner that is called online has loaded everything, but the stream begins only some time later, up to a
-        second: until then nothing that is written reaches it, and what is required of it would wait.
+        second: until then nothing that is written reaches it, and what is required of it would wait. While the map
+        cannot be read no other pod is added: it could not join, and authority would depend on its promises.
         """
         streaming = {replica.copy for replica in self.copy.attached if replica.streams}
         ready = {copy for copy in self.in_step() & streaming if copy is not None and copy.pod in entry.learners}
         already = set(self.marks.required) if self.marks.required_epoch == entry.epoch else set()
+        if self.view.read_failing:
+            ready = {copy for copy in ready if copy.pod in {it.pod for it in already}}
         replaced = {copy.pod for copy in ready}
         already = {copy for copy in already if copy.pod not in replaced}
         return tuple(sorted(set(entry.isr) | ready | already))

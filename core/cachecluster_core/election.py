@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from .hashring import CopyId, Entry, State
+from .hashring import CopyId, Entry, Settings, State
 from .operator_view import OperatorView, Pod, PodView, Suspicion
 from .report import CopyReport, Process
 
@@ -94,16 +94,34 @@ class Facts:
     def lost_after(self) -> float:
         """Seconds after which an unreachable copy no longer counts as one that may come back (O4): none of the entry's
         copies can have authority any more."""
-        return lost_after(self.view, len(self.entry.isr))
+        return lost_after(self.view, 1 if self._knows_it_is_alone() else 2)
+
+    def _knows_it_is_alone(self) -> bool:
+        """The former primary is the only in-sync copy, and has said that it had read so. Otherwise it may still act on
+        an entry with others, and they may promise."""
+        if all(settings.replication_factor < 2 for settings in _settings(self.view)):
+            return True
+        if len(self.entry.isr) != 1 or self.entry.isr[0] not in self.entry.former:
+            return False
+        sole = self.entry.isr[0]
+        report = self.agent(sole.pod).report
+        copy = report.copies.get(self.partition) if report is not None else None
+        return copy is not None and copy.run_id == sole.run_id and copy.epoch >= self.entry.epoch - 1
 
 
 def lost_after(view: OperatorView, copies: int) -> float:
     """Seconds after which nobody has authority any more for a partition with so many in-sync copies: a sole one needs
     no promise, several may have promised each other (A8)."""
-    longest = []
-    for settings in (view.settings, view.map.settings if view.map is not None else view.settings):
-        longest.append(settings.lost_after_s if copies < 2 else max(settings.lost_after_s, settings.outage_s))
-    return max(longest) * view.timing.clock_rate + view.timing.wait_margin
+    longest = max(
+        settings.lost_after_s if copies < 2 else max(settings.lost_after_s, settings.outage_s)
+        for settings in _settings(view)
+    )
+    return longest * view.timing.clock_rate + view.timing.wait_margin
+
+
+def _settings(view: OperatorView) -> tuple[Settings, ...]:
+    """Those that are wanted, and those that agents may still act on."""
+    return (view.settings, view.map.settings) if view.map is not None else (view.settings,)
 
 
 def is_dead(facts: Facts, copy: CopyId) -> bool:

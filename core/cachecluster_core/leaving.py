@@ -2,8 +2,8 @@
 
 A pod that is `leaving` by the map stays so for ever: its copies are rebuilt elsewhere, its primaries move, and when no
 entry names it any more it is deleted. Its replacement, if there is to be one, is made at once, so that copies move
-straight to it. A roll goes on to the next pod only when everything is whole: one that makes things worse stops. So does
-one whose new pods have an engine that cannot be filled by the one that there is.
+straight to it. A roll goes on to the next pod only when everything is whole and every new pod can serve clients: one
+that makes things worse stops. So does one whose new pods have an engine that cannot be filled by the one that there is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from .engines import Engines
 from .hashring import Entry, HashRing, State
-from .operator_view import OperatorView, Pod
+from .operator_view import OperatorView, Pod, PodView, Suspicion
 from .pod_number import pod_number
 
 
@@ -37,14 +37,18 @@ def newly_leaving(view: OperatorView, entries: tuple[Entry, ...], complete: bool
     stillborn = [pod for pod in staying if _never_came_up(view, pod)]
     engines = Engines(view.agents, view.pods)
     unfit = [pod for pod in staying if pod not in stillborn and engines.unfit(entries, pod.uid)]
-    useless = [*stillborn[:surplus], *(pod for pod in (*stillborn[surplus:], *unfit) if pod.outdated)]
+    idle = [pod for pod in staying if _is_idle(view, pod)]
+    useless = [*stillborn[:surplus], *(pod for pod in (*stillborn[surplus:], *unfit, *idle) if pod.outdated)]
     if useless or not complete:
         return frozenset(pod.uid for pod in useless)
     if surplus:
         return frozenset(_surplus(view, staying, surplus))
     outdated = [pod for pod in staying if pod.outdated]
-    others = len(staying) != len(view.pods)
-    if not outdated or others or not _is_whole(view, entries, engines) or any(not pod.outdated for pod in unfit):
+    others = len(staying) != sum(not is_gone(pod, view.agents.get(pod.uid), view.map) for pod in view.pods)
+    new = [pod for pod in staying if not pod.outdated]
+    if not outdated or others or any(pod in unfit or why_not_serving(view, pod) for pod in new):
+        return frozenset()
+    if not _is_whole(view, entries, engines):
         return frozenset()
     return frozenset({min(outdated, key=lambda pod: _dispensable(view, pod)).uid})
 
@@ -55,6 +59,36 @@ def _never_came_up(view: OperatorView, pod: Pod) -> bool:
     agent = view.agents.get(pod.uid)
     silent = agent is None or agent.report is None
     return silent and not pod.ready and (view.map is None or is_empty(view.map, pod.uid))
+
+
+def idle_pods(view: OperatorView) -> frozenset[str]:
+    """Pods that are not ready and hold no in-sync copy, whether or not they report."""
+    held = {copy.pod for entry in view.map.entries for copy in entry.isr} if view.map is not None else frozenset()
+    return frozenset(pod.uid for pod in staying_pods(view) if not pod.ready and pod.uid not in held)
+
+
+def _is_idle(view: OperatorView, pod: Pod) -> bool:
+    """A pod that has been idle for longer than the repair delay, such as one whose redis ends again and again. When its
+    template has been mended, it goes first, for the same reason."""
+    since = view.memory.idle.get(pod.uid)
+    return since is not None and view.now - since >= view.timing.repair_delay
+
+
+def why_not_serving(view: OperatorView, pod: Pod) -> str | None:
+    """What a pod still needs to serve clients by itself: None when it does."""
+    agent = view.agents.get(pod.uid, PodView())
+    if not pod.ready:
+        return "to become ready"
+    if not agent.reporting or agent.report is None:
+        return "to report"
+    return None if agent.report.routers else "to have a router"
+
+
+def is_gone(pod: Pod, agent: PodView | None, ring: HashRing | None) -> bool:
+    """A pod that is ending, has stopped to report, and is named by no entry: only its object is there, and stays for as
+    long as its node is lost."""
+    silent = not pod.host or (agent is not None and agent.suspicion in (Suspicion.SUSPECTED, Suspicion.CONFIRMED))
+    return pod.terminating and silent and ring is not None and is_empty(ring, pod.uid)
 
 
 def _dispensable(view: OperatorView, pod: Pod, crowd: int = 0) -> tuple[bool, bool, int, int]:

@@ -14,7 +14,7 @@ from functools import cache, partial
 
 from . import election, rebuild
 from .hashring import CopyId, Entry, HashRing, Member, State
-from .leaving import leaving_pods, newly_leaving
+from .leaving import idle_pods, leaving_pods, newly_leaving, staying_pods, why_not_serving
 from .moves import begin_moves, emptied_pods, next_moving
 from .operator_view import (
     CreatePod,
@@ -31,7 +31,7 @@ from .operator_view import (
     Timing,
 )
 from .pod_plan import plan_pods
-from .repair import EMPTY, complete, repair, short_partitions, targets
+from .repair import EMPTY, complete, down_learners, repair, short_partitions, targets
 
 __all__ = [
     "CreatePod",
@@ -73,7 +73,9 @@ def remember(view: OperatorView) -> Memory:
         for copy in report.lagging if report is not None else ():
             lagging[partition, copy] = old.lagging.get((partition, copy), now)
     short = {partition: old.short.get(partition, now) for partition in short_partitions(view)}
-    return Memory(ungated, lagging, short, placed)
+    idle = {pod: old.idle.get(pod, now) for pod in idle_pods(view)}
+    down = {learner: old.down.get(learner, now) for learner in down_learners(view)}
+    return Memory(ungated, lagging, short, placed, idle, down)
 
 
 def operator_step(view: OperatorView) -> OperatorDecision:
@@ -271,7 +273,8 @@ def _partitions(numbers: list[int]) -> str:
 
 def _wake_after(view: OperatorView, entries: tuple[Entry, ...], wakes: list[float]) -> float | None:
     """The next time at which waiting alone can change a decision; a second while anything is unfinished."""
-    whole = complete(view) and all(entry.state is State.STABLE and not entry.learners for entry in entries)
+    stable = all(entry.state is State.STABLE and not entry.learners for entry in entries)
+    whole = complete(view) and stable and not view.memory.idle
     waits = [*wakes, *([] if whole else [1.0])]
     return max(0.01, min(waits)) if waits else None
 
@@ -282,8 +285,10 @@ def _is_blind(view: OperatorView, pod: Pod) -> bool:
 
 
 def _waiting_for(view: OperatorView, entries: tuple[Entry, ...]) -> tuple[str, ...]:
-    """What keeps the cluster from being whole, for status."""
+    """What keeps the cluster from being whole, and a roll from going on, for status."""
     texts = []
+    staying = staying_pods(view)
+    new = {pod.uid for pod in staying if not pod.outdated} if any(pod.outdated for pod in staying) else set()
     for pod in view.pods:
         if not pod.host:
             texts.append(f"{pod.name} to be scheduled and get an address")
@@ -291,6 +296,8 @@ def _waiting_for(view: OperatorView, entries: tuple[Entry, ...]) -> tuple[str, .
             texts.append(f"{pod.name} to report")
         elif _is_blind(view, pod):
             texts.append(f"{pod.name} to read the map: it cannot reach the API server")
+        elif pod.uid in new and (needed := why_not_serving(view, pod)):
+            texts.append(f"{pod.name} {needed}")
     if len([p for p in view.pods if not p.terminating]) < view.nodes:
         texts.append("pods to be created")
     states: dict[str, list[int]] = defaultdict(list)

@@ -15,7 +15,8 @@ class Pod:
     """A pod object as the API server shows it. `host` is '' until it has an IP; `terminated` says that the kubelet
     saw the sidecar of this *terminating* pod end after the deletion was requested: it will not start again. `outdated`
     says that it was made from another pod template than the spec's, `engine` is what it was made to run (without a
-    version, which only its agent knows)."""
+    version, which only its agent knows). `unstarted` says that by the kubelet's word its sidecar has never run: it may
+    have an IP all the same, while an image is pulled or the engines' container does not come up."""
 
     uid: str
     name: str
@@ -28,6 +29,7 @@ class Pod:
     terminated: bool = False
     outdated: bool = False
     engine: str = ""
+    unstarted: bool = False
 
 
 class Suspicion(StrEnum):
@@ -65,6 +67,12 @@ class PodView:
         """True while its reports come in."""
         return self.report is not None and self.suspicion is Suspicion.NONE
 
+    @property
+    def refuses(self) -> bool:
+        """Its ports refused connections since it stopped reporting: its node is there, only its processes are not. What
+        was refused before it reported last says nothing about now."""
+        return self.refused_at is not None and self.refused_at >= (self.unreachable_since or 0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -91,13 +99,16 @@ class Memory:
 
     `ungated`: by partition and term, a Stable primary without evidence of an open gate. `lagging`: by partition and
     copy, one that its primary requires and calls lagging. `short`: by partition, fewer copies on existing pods than
-    asked for. `placed`: by partition, a partition without data has had these learners.
+    asked for. `placed`: by partition, a partition without data has had these learners. `idle`: by pod UID, one that is
+    not ready and holds no in-sync copy. `down`: by partition and pod UID, a learner whose process does not answer.
     """
 
     ungated: Mapping[tuple[int, int], float] = field(default_factory=dict)
     lagging: Mapping[tuple[int, CopyId], float] = field(default_factory=dict)
     short: Mapping[int, float] = field(default_factory=dict)
     placed: Mapping[tuple[int, tuple[str, ...]], float] = field(default_factory=dict)
+    idle: Mapping[str, float] = field(default_factory=dict)
+    down: Mapping[tuple[int, str], float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

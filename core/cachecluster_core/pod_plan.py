@@ -17,7 +17,7 @@ def plan_pods(view: OperatorView) -> tuple[PodAction, ...]:
     leaving = leaving_pods(view.map)
     for pod in view.pods:
         agent = view.agents.get(pod.uid, PodView())
-        if pod.ready and agent.suspicion is Suspicion.CONFIRMED and agent.refused_at is None:
+        if pod.ready and agent.suspicion is Suspicion.CONFIRMED and not agent.refuses:
             actions.append(MarkNotReady(pod.uid, pod.name))
         if view.paused or pod.terminating:
             continue

@@ -4,7 +4,8 @@ An agent whose quorum read fails asks the agents of all other copies that it req
 this epoch. As long as every one of them has promised, no election above it can have come to its end: who promised
 answers it only after the promise has lapsed. The asker counts D from before it asked, the promiser D * 1.1 from when it
 was asked. No promise carries authority further than `apiOutageSeconds` from the last read, because after that time the
-operator may give up copies that it cannot reach. A sole copy needs nobody's promise and keeps `lostAfterSeconds`.
+operator may give up copies that it cannot reach. A sole in-sync copy needs nobody's promise and keeps
+`lostAfterSeconds`; no learner's promise carries it further, because the operator does not wait longer for it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def authority_until(view: AgentView, partition: int, entry: Entry, required: tup
     asked_at = promised_since(view.promises.get(partition, {}), others, entry.epoch)
     if asked_at is None:
         return by_read
-    return max(by_read, min(asked_at + _ns(settings.authority_s), read_at + _ns(settings.outage_s)))
+    longest = settings.outage_s if len(entry.isr) > 1 else settings.lost_after_s
+    return max(by_read, min(asked_at + _ns(settings.authority_s), read_at + _ns(longest)))
 
 
 def promised_since(promises: Mapping[str, Promise], pods: Collection[str], epoch: int) -> int | None:

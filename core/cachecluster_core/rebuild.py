@@ -10,7 +10,7 @@ from .report import Process
 
 def waiting_for(view: OperatorView) -> tuple[str, ...]:
     """Names of existing pods that must still tell what they have seen, or stay silent for so long that they can
-    have no authority any more.
+    have no authority any more. One whose sidecar has never run has seen nothing.
 
     While the map is missing, a report made when its agent still acted on the old one does not count: it comes without
     the entries that the agent took.
@@ -21,7 +21,8 @@ def waiting_for(view: OperatorView) -> tuple[str, ...]:
         agent = view.agents.get(pod.uid, PodView())
         told = agent.reporting and agent.report is not None and (view.map is not None or agent.report.version == "")
         silent = agent.unreachable_since is not None and view.now - agent.unreachable_since >= patience
-        never_started = not pod.host and not agent.reporting
+        # The kubelet's word may be older than a report.
+        never_started = not agent.reporting and (not pod.host or (pod.unstarted and agent.report is None))
         if not (told or silent or never_started or pod.failed):
             missing.append(pod.name)
     return tuple(sorted(missing))

@@ -10,6 +10,7 @@ from .hashring import Entry, State
 from .leaving import leaving_pods
 from .operator_view import OperatorView, Pod, PodView, Suspicion
 from .placement import Holding, Place, place
+from .report import Process
 
 EMPTY = (State.VACANT, State.LOST)
 
@@ -55,15 +56,21 @@ def targets(view: OperatorView, entries: tuple[Entry, ...]) -> tuple[tuple[str, 
     )
     engines, pods = Engines(view.agents, view.pods), [it.pod for it in places]
     copies = min(view.settings.replication_factor, len(pods))
-    current = tuple(_holding(entry, engines, engines.barred(entry, pods, copies)) for entry in entries)
+    stuck = _Stuck(view)
+    current = tuple(
+        _holding(entry, engines, engines.barred(entry, pods, copies), stuck.of(partition), stuck.pods)
+        for partition, entry in enumerate(entries)
+    )
     return place(places, view.settings.replication_factor, current, view.nodes)
 
 
-def _holding(entry: Entry, engines: Engines, barred: frozenset[str]) -> Holding:
-    learners = sorted(set(entry.learners) - engines.hopeless(entry, entry.learners))
+def _holding(
+    entry: Entry, engines: Engines, barred: frozenset[str], stuck: frozenset[str], sick: frozenset[str]
+) -> Holding:
+    learners = sorted(set(entry.learners) - engines.hopeless(entry, entry.learners) - stuck)
     in_sync = sorted(copy.pod for copy in entry.isr if copy != entry.primary)
     primary = entry.primary.pod if entry.primary else None
-    return Holding((*((primary,) if primary else ()), *in_sync, *learners), primary, barred)
+    return Holding((*((primary,) if primary else ()), *in_sync, *learners), primary, barred | stuck | sick)
 
 
 def complete(view: OperatorView) -> bool:
@@ -79,13 +86,14 @@ def repair(view: OperatorView, entries: tuple[Entry, ...], wanted: tuple[tuple[s
     present = frozenset(pod.uid for pod in holding_pods(view))
     keeping, factor = keeping_pods(view), min(view.settings.replication_factor, len(present))
     result = list(entries)
-    syncs, engines = _Syncs(view, entries), Engines(view.agents, view.pods)
+    stuck, engines = _Stuck(view), Engines(view.agents, view.pods)
+    syncs = _Syncs(view, entries, stuck)
     for partition, entry in enumerate(entries):
         if entry.state in EMPTY:
             if whole or entry.state is State.LOST or _all_pods_had_time(view, partition):
                 result[partition] = _first_learners(entry, wanted[partition], present)
         elif entry.state is State.STABLE and not view.is_blind(entry):
-            short = len(entry.pods() & keeping) < factor
+            short = len((entry.pods() & keeping) - stuck.of(partition)) < factor
             fill = whole or (short and _waited(view, view.memory.short.get(partition)))
             can_stay = present - engines.hopeless(entry, entry.learners)
             result[partition] = _repair_one(view, entry, wanted[partition], can_stay, fill, syncs)
@@ -109,13 +117,55 @@ def _first_learners(entry: Entry, wanted: tuple[str, ...], present: frozenset[st
     return replace(entry, learners=tuple(sorted(wanted)))
 
 
-class _Syncs:
-    """Counts full syncs that may be under way: learners of serving partitions on pods that report."""
+def down_learners(view: OperatorView) -> frozenset[tuple[int, str]]:
+    """Partition and pod of learners whose process does not answer, by the word of their own agents."""
+    entries = enumerate(view.map.entries) if view.map is not None else ()
+    return frozenset(
+        (partition, pod)
+        for partition, entry in entries
+        for pod in entry.learners
+        if entry.state not in EMPTY and _is_down(view.agents.get(pod, PodView()), partition)
+    )
 
-    def __init__(self, view: OperatorView, entries: tuple[Entry, ...]) -> None:
+
+def _is_down(agent: PodView, partition: int) -> bool:
+    copy = agent.report.copies.get(partition) if agent.reporting and agent.report is not None else None
+    return copy is not None and copy.process is not Process.UP
+
+
+class _Stuck:
+    """Learners whose process has not answered for the repair delay, as where the redis container ends again and again:
+    they are no copies to wait for. `pods` are those of them on which no other process answers either: they get none."""
+
+    def __init__(self, view: OperatorView) -> None:
+        found = {learner for learner, since in view.memory.down.items() if _waited(view, since)}
+        self._pods: dict[int, frozenset[str]] = {}
+        for partition, pod in found:
+            self._pods[partition] = self.of(partition) | {pod}
+        self.pods = frozenset(pod for _, pod in found if not _has_process(view.agents.get(pod, PodView())))
+
+    def of(self, partition: int) -> frozenset[str]:
+        """The pods of a partition's stuck learners."""
+        return self._pods.get(partition, frozenset())
+
+
+def _has_process(agent: PodView) -> bool:
+    return agent.report is not None and any(copy.process is Process.UP for copy in agent.report.copies.values())
+
+
+class _Syncs:
+    """Counts full syncs that may be under way: learners of serving partitions on pods that report, unless stuck."""
+
+    def __init__(self, view: OperatorView, entries: tuple[Entry, ...], stuck: _Stuck) -> None:
         self.timing = view.timing
         alive = {uid for uid, agent in view.agents.items() if agent.reporting}
-        learners = [pod for entry in entries if entry.state is State.STABLE for pod in entry.learners if pod in alive]
+        learners = [
+            pod
+            for partition, entry in enumerate(entries)
+            if entry.state is State.STABLE
+            for pod in entry.learners
+            if pod in alive and pod not in stuck.of(partition)
+        ]
         self.by_pod = Counter(learners)
         self.total = len(learners)
 
@@ -171,8 +221,10 @@ def short_partitions(view: OperatorView) -> frozenset[int]:
     """Partitions that have fewer copies on existing pods than asked for."""
     if view.map is None:
         return frozenset()
-    keeping = keeping_pods(view)
+    keeping, stuck = keeping_pods(view), _Stuck(view)
     factor = view.settings.replication_factor
     return frozenset(
-        partition for partition, entry in enumerate(view.map.entries) if len(entry.pods() & keeping) < factor
+        partition
+        for partition, entry in enumerate(view.map.entries)
+        if len((entry.pods() & keeping) - stuck.of(partition)) < factor
     )

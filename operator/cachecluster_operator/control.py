@@ -341,7 +341,7 @@ class ControlLoop:
     def _publish(self, desired: Desired) -> None:
         view = self._view(desired)
         self._published_at = view.now
-        events, self._events = tuple(self._events), []
+        events, self._events = (*self._events, *self._actions.take_events()), []
         self._on_change(
             ClusterSnapshot(
                 name=self.name,
@@ -353,6 +353,7 @@ class ControlLoop:
                 agents=view.agents,
                 seen_at=view.seen_at,
                 waiting_for=self._waiting_for,
+                refusal=self._actions.refusal,
                 events=events,
                 map_writes=self._keeper.writes,
                 map_conflicts=self._keeper.conflicts,

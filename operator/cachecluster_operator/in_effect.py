@@ -6,15 +6,19 @@ nothing remembered: an operator that starts in the middle of a change goes on wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
+from cachecluster_core.hashring import HashRing
 from cachecluster_core.quantity import MIB
 from cachecluster_core.sizing import Sizing, size_copies
 from cachecluster_core.spec import CacheClusterSpec, settings_of, timing_of
+from cachecluster_core.spec_parts import Fencing, Repair
 
-from .capacity import Holdings, fits, has_evicted, nodes_to_size_for, sized_nodes
+from .capacity import Holdings, fits, has_evicted, holdings_of, nodes_to_size_for, sized_nodes
 from .labels import ENGINE_ANNOTATION, MEMORY_ANNOTATION, TEMPLATE_ANNOTATION
 from .pod_manifest import template_fingerprint
 from .snapshot import Desired
@@ -23,6 +27,8 @@ Json = dict[str, Any]
 
 EVICTING = "ScaleInEvicting"
 """Reason of what is pending while copies evict so that nodes can go."""
+WITHOUT_SPEC = Fencing(trust_connection_refused=False), Repair()
+"""What holds where a spec that is not valid cannot even be read: nothing is proof that was perhaps not to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +44,13 @@ class Pending:
 @dataclass(frozen=True, slots=True)
 class InEffect:
     """`spec` with what holds instead of what is pending; `desired` is what the control loop gets; `template` is the
-    fingerprint of what pods are made from. `memory` (bytes) is what a node may hold: while there are pods that were
-    made for less, that. `unsettled`: the answer may change with what copies hold, so ask again soon."""
+    fingerprint of what pods are made from (None: not known, and none is made). `memory` (bytes) is what a node may
+    hold: while there are pods that were made for less, that. `unsettled`: the answer may change with what copies hold,
+    so ask again soon."""
 
     spec: CacheClusterSpec
     desired: Desired
-    template: str
+    template: str | None
     memory: int
     sizing: Sizing
     pending: tuple[Pending, ...]
@@ -78,6 +85,42 @@ def in_effect(spec: CacheClusterSpec, pods: Sequence[Json], held: Holdings, paus
     )
     unsettled = not held.known or bool(pending)
     return InEffect(effective, desired, template, memory, sizing, tuple(pending), unsettled)
+
+
+def in_effect_by_map(ring: HashRing, pods: Sequence[Json], given: Mapping[str, Any]) -> InEffect:
+    """What holds while there is no valid spec, not even an earlier one that this operator has read: what the map and
+    the pods were made for, and nothing planned is begun. `given` is the spec that is not valid; what it says of fencing
+    and repair holds as far as that much can be read."""
+    existing = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and not _has_ended(pod)]
+    held = holdings_of(ring, {})
+    nodes = max(1, sum(pod["metadata"].get("uid") not in held.leaving for pod in existing))
+    partitions, factor = len(ring.entries), ring.settings.replication_factor
+    memory = min(_memories(existing), default=ring.settings.maxmemory_cluster * factor // nodes)
+    fencing, repair = _readable(given)
+    spec = CacheClusterSpec.model_construct(
+        nodes=nodes, partitions=partitions, replication_factor=factor, memory=memory, fencing=fencing, repair=repair
+    )
+    desired = Desired(
+        nodes=nodes,
+        partitions=partitions,
+        settings=ring.settings,
+        timing=timing_of(spec),
+        trust_connection_refused=fencing.trust_connection_refused,
+        paused=True,
+    )
+    sizing = size_copies(memory, partitions, factor, sized_nodes(memory, partitions, factor, held) or nodes)
+    pending = Pending("InvalidSpec", "nothing planned is begun before the spec is valid", refused=True)
+    return InEffect(spec, desired, None, memory, sizing, (pending,), unsettled=False)
+
+
+def _readable(given: Mapping[str, Any]) -> tuple[Fencing, Repair]:
+    fencing, repair = WITHOUT_SPEC
+    try:
+        fencing = Fencing.model_validate(given.get("fencing") or {})
+        repair = Repair.model_validate(given.get("repair") or {})
+    except ValidationError:
+        pass
+    return fencing, repair
 
 
 def _engine(spec: CacheClusterSpec, existing: Sequence[Json]) -> tuple[Any, list[Pending]]:

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from cachecluster_core.operator_view import Pod
 
 from .cluster_key import ClusterKey
-from .kube_api import Conflict, Json, KubeApi, NotFound
+from .kube_api import ApiError, Conflict, Json, KubeApi, NotFound
 from .pod_view import pod_view
+from .ports import PodRefused
 from .resources import POD
 from .zones import Zones
 
@@ -83,7 +84,8 @@ class KubePods:
             self._on_change()
 
     async def sync(self) -> None:
-        """Take the truth from a quorum list; also finds deletions that a watch has missed."""
+        """Take the truth from a quorum list; also finds deletions that a watch has missed, and zones of nodes that had
+        none."""
         items, version = await self._api.list(POD, self._key.namespace, self._selector)
         for item in items:
             self.seen(item)
@@ -91,6 +93,9 @@ class KubePods:
         for uid, obj in list(self._objects.items()):
             if uid not in listed and _version(obj) <= int(version):
                 self.gone(uid)
+        for obj in self._objects.values():
+            if _node(obj):
+                self._zones.want(_node(obj), self._on_change)
 
     async def create(self, number: int) -> None:
         """See `PodControl.create`. A name that a pod of somebody else has, such as one of an earlier cluster on a node
@@ -104,9 +109,9 @@ class KubePods:
                 self.seen(await self._api.create(POD, manifest))
                 log.info("%s: made the pod %s", self._key, name)
                 return
-            except Conflict as error:
+            except ApiError as error:
                 if error.reason != "AlreadyExists":
-                    raise
+                    raise PodRefused(f"{name} cannot be made: {error}") from error
             there = await self._api.get(POD, self._key.namespace, name)
             if there is not None and self._is_ours(there):
                 self.seen(there)

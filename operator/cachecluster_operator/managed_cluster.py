@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from cachecluster_core.hashring import State
+from cachecluster_core.hashring import HashRing, State
 from cachecluster_core.operator_view import Pod, Suspicion
 from cachecluster_core.pod_number import pod_number
 from cachecluster_core.spec import CacheClusterSpec, InvalidSpec, Problem, parse_spec
@@ -21,7 +21,7 @@ from .children import Children
 from .cluster_key import ClusterKey
 from .control import ControlLoop
 from .data_loss import data_loss_seen
-from .in_effect import InEffect
+from .in_effect import InEffect, in_effect, in_effect_by_map
 from .kube_api import Json, KubeApi
 from .kube_map_store import KubeMapStore
 from .kube_pods import KubePods
@@ -58,7 +58,8 @@ class Written:
 
 
 class ManagedCluster:
-    """`obj` is the CacheCluster as last seen; `spec` the last valid one; `problems` what is wrong with the newest.
+    """`obj` is the CacheCluster as last seen; `spec` the last valid one that this operator has read (None: there was
+    none); `problems` what is wrong with the newest.
 
     `effect` is what is in effect, `trouble` what keeps children from being made; `secret` holds the passwords once
     they are known, `pause` is the annotation's word, `change` follows planned changes, `budget` is the disruption
@@ -113,6 +114,14 @@ class ManagedCluster:
         except InvalidSpec as error:
             self.problems = error.problems
 
+    async def to_run(self) -> InEffect | None:
+        """What is to be in effect now. Without any valid spec that is what the map says, if there is one: a cluster
+        must not be left alone because its spec was spoilt before the operator started. StoreUnavailable."""
+        if self.spec is not None:
+            return in_effect(self.spec, self.pods.objects(), await self.holdings(), self.pause.paused)
+        ring = await self._map()
+        return in_effect_by_map(ring, self.pods.objects(), self.obj.get("spec") or {}) if ring is not None else None
+
     def run(self, effect: InEffect) -> None:
         """Start the control loop, or tell the one that runs what is desired now."""
         template = self._template()
@@ -138,10 +147,8 @@ class ManagedCluster:
     async def holdings(self) -> Holdings:
         """What the cluster holds, as far as it is known. Before the control loop has looked, the map is read here: it
         tells which changes are under way, which an operator that starts must not take back for a moment."""
-        seen = self.snapshot
-        if seen is None or (seen.map is None and not seen.map_known):
-            return holdings_of(await self.store.get(), {})
-        return holdings_of(seen.map, self._loop.agents() if self._loop is not None else seen.agents)
+        seen = self.snapshot.agents if self.snapshot is not None else {}
+        return holdings_of(await self._map(), self._loop.agents() if self._loop is not None else seen)
 
     async def stop(self) -> None:
         """End the control loop."""
@@ -157,7 +164,8 @@ class ManagedCluster:
         was_ready = any(
             c["type"] == "Ready" and c["status"] == "True" for c in self.written.status.get("conditions") or ()
         )
-        if not was_ready or self.problems or self.trouble or self._found_out or now - self._since > FINDING_OUT_S:
+        invalid = self.problems and self.effect is None
+        if not was_ready or invalid or self.trouble or self._found_out or now - self._since > FINDING_OUT_S:
             return False
         known = self.snapshot
         unheard = known is None or any(view.suspicion is Suspicion.UNKNOWN for view in known.agents.values())
@@ -166,13 +174,14 @@ class ManagedCluster:
 
     def known(self) -> Known:
         """What the status is made of."""
+        refusal = self.snapshot.refusal if self.snapshot is not None else ""
         return Known(
             generation=self.obj["metadata"].get("generation", 0),
             selector=pod_selector(self.key),
             effect=self.effect,
             problems=self.problems,
             trouble=self.trouble,
-            pod_troubles=tuple(filter(None, map(pod_trouble, self.pods.objects()))),
+            pod_troubles=tuple(filter(None, (refusal, *map(pod_trouble, self.pods.objects())))),
             pods=self.pods.pods(),
             snapshot=self.snapshot,
             lost=dict(self.lost),
@@ -180,6 +189,13 @@ class ManagedCluster:
             pause=self.pause,
             progress=self.change.progress,
         )
+
+    async def _map(self) -> HashRing | None:
+        """The map as the control loop saw it, or before that as it is stored."""
+        seen = self.snapshot
+        if seen is None or (seen.map is None and not seen.map_known):
+            return await self.store.get()
+        return seen.map
 
     def _build_pod(self, number: int) -> Json:
         assert self.effect is not None, "pods are made by a control loop, which has an effect"

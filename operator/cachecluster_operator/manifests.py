@@ -66,10 +66,11 @@ def service_children(key: ClusterKey, cluster: Json) -> list[Json]:
     return [front, aware]
 
 
-def disruption_budget(key: ClusterKey, cluster: Json, max_unavailable: int) -> Json:
-    """How many pods may be evicted at once; 0 while the loss of one more copy could lose data."""
+def disruption_budget(key: ClusterKey, cluster: Json, min_available: int) -> Json:
+    """How many pods must stay ready while others are evicted. `maxUnavailable` would be counted from `spec.nodes`,
+    although there are more pods in a roll and while a scale-in is refused: as many more could be evicted."""
     budget = _child("policy/v1", "PodDisruptionBudget", key.name, key, cluster)
-    budget["spec"] = {"maxUnavailable": max_unavailable, "selector": {"matchLabels": pod_labels(key)}}
+    budget["spec"] = {"minAvailable": min_available, "selector": {"matchLabels": pod_labels(key)}}
     return budget
 
 

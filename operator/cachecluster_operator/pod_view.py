@@ -29,6 +29,7 @@ def pod_view(obj: dict[str, Any], zone: str, template: str | None = None) -> Pod
         terminated=sidecar_ended(obj),
         outdated=template is not None and _template(metadata) not in (None, template),
         engine=(metadata.get("annotations") or {}).get(ENGINE_ANNOTATION, ""),
+        unstarted=sidecar_never_ran(status),
     )
 
 
@@ -55,6 +56,16 @@ def sidecar_ended(obj: dict[str, Any]) -> bool:
             finished = terminated.get("finishedAt")
             return finished is not None and _time(finished) > requested
     return False
+
+
+def sidecar_never_ran(status: dict[str, Any]) -> bool:
+    """Whether the kubelet says that the sidecar waits for its first start. One that has ended has a last state and is
+    counted as restarted, even when the container itself is gone; without a word of it nothing is known."""
+    sidecars = [it for it in status.get("containerStatuses") or () if it["name"] == SIDECAR]
+    return bool(sidecars) and all(
+        "waiting" in (it.get("state") or {}) and not it.get("lastState") and not it.get("restartCount")
+        for it in sidecars
+    )
 
 
 def pod_trouble(obj: dict[str, Any]) -> str | None:

@@ -21,6 +21,10 @@ class StoreUnavailable(Exception):
     """The store did not answer or refused: nothing is known, and a write may or may not have happened."""
 
 
+class PodRefused(Exception):
+    """A pod was not made because somebody does not allow it, such as a quota; the text is for people."""
+
+
 class MapStore(Protocol):
     """Where the map of one cluster lives: linearizable reads, compare-and-swap writes."""
 
@@ -49,7 +53,7 @@ class PodControl(Protocol):
         ...
 
     async def create(self, number: int) -> None:
-        """Make pod `<cluster>-<number>`, unless an object of that name exists."""
+        """Make pod `<cluster>-<number>`, unless an object of that name exists. PodRefused when that is not allowed."""
         ...
 
     async def delete(self, uid: str, name: str, reason: str) -> None:

@@ -21,16 +21,17 @@ def progressing(known: Known, entries: Sequence[Entry]) -> Finding:
     if known.effect is None:
         return Finding("Progressing", False, "InvalidSpec", "; ".join(map(str, known.problems)))
     if known.snapshot is None or known.snapshot.map is None:
-        return _yes("Creating", "the cluster is being created")
+        return _yes("Creating", "; ".join(["the cluster is being created", *_held_up(known)]))
     electing = [p for p, entry in enumerate(entries) if entry.state is State.ELECTING]
     if electing:
         return _yes("Electing", f"new primaries: {partitions_text(electing)}")
     starting = [p for p, entry in enumerate(entries) if entry.state in (State.VACANT, State.LOST)]
     if starting:
-        return _yes("Starting", f"waiting for a first copy: {partitions_text(starting)}")
+        return _yes("Starting", "; ".join([f"waiting for a first copy: {partitions_text(starting)}", *_held_up(known)]))
     held_back = tuple(held_back_texts(known))
-    if known.pause.paused and held_back:
-        return Finding("Progressing", False, "Paused", f"held back: {'; '.join(held_back)}")
+    if held_back and (known.pause.paused or known.effect.desired.paused):
+        reason = "Paused" if known.pause.paused else "InvalidSpec"
+        return Finding("Progressing", False, reason, f"held back: {'; '.join(held_back)}")
     return _planned(known) or _not_planned(known, entries) or _idle(known)
 
 
@@ -143,13 +144,19 @@ def _copying(progress: Progress) -> Iterator[str]:
 
 
 def _blocked(known: Known) -> Iterator[str]:
-    """What pods wait for, by the word of the scheduler and the kubelet, or else by the operator's own."""
+    """What pods wait for, by the word of others, or else by the operator's own."""
     if known.pod_troubles:
-        yield "held up: " + "; ".join(known.pod_troubles[:NAMES_SHOWN])
+        yield from _held_up(known)
         return
     begun = known.progress.work.leaving or known.progress.work.moving or known.progress.work.filling
     if not begun and known.snapshot is not None and known.snapshot.waiting_for:
         yield "waiting for " + "; ".join(known.snapshot.waiting_for[:NAMES_SHOWN])
+
+
+def _held_up(known: Known) -> Iterator[str]:
+    """By the word of the API server, the scheduler and the kubelet."""
+    if known.pod_troubles:
+        yield "held up: " + "; ".join(known.pod_troubles[:NAMES_SHOWN])
 
 
 def _names(pods: Sequence[Pod]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -19,7 +20,6 @@ from .children import NameTaken, is_owned
 from .cluster_key import ClusterKey
 from .data_loss import data_loss_seen
 from .event_recorder import EventRecorder
-from .in_effect import in_effect
 from .keyed_queue import KeyedQueue
 from .kube_api import ApiError, Conflict, Json, KubeApi, NotFound, Unreachable
 from .labels import CLUSTER_LABEL, secret_name
@@ -29,7 +29,7 @@ from .pause import pause_of
 from .ports import StoreUnavailable
 from .resources import CACHE_CLUSTER, HASH_RING, POD, SECRET, Resource
 from .snapshot import ClusterSnapshot
-from .status import compose_status, max_unavailable
+from .status import compose_status, min_available
 from .status_figures import Difference, what_differs
 from .zones import Zones
 
@@ -46,6 +46,9 @@ STATUS_PAUSE_S = 0.25
 """Shortest time between two writes of a status."""
 RECHECK_S = 1.0
 """How soon a part of the spec that is not in effect because of what copies hold is looked at again."""
+
+DELETED_UIDS = 1024
+"""So many CacheClusters that were deleted are kept from returning with a late list."""
 
 _PAUSES = {Difference.FIGURES: FIGURES_S, Difference.PROGRESS: PROGRESS_S, Difference.STATE: STATUS_PAUSE_S}
 
@@ -76,6 +79,7 @@ class Reconciler:
         self._zones = Zones(api)
         self._clusters: dict[ClusterKey, ManagedCluster] = {}
         self._seen: dict[ClusterKey, Json] = {}
+        self._deleted: deque[str] = deque(maxlen=DELETED_UIDS)
         self._queue = KeyedQueue(self._reconcile, "reconcile", expected=EXPECTED)
         self._status_queue = KeyedQueue(self._write_status, "status", expected=EXPECTED)
 
@@ -100,8 +104,7 @@ class Reconciler:
         cluster = self._clusters.get(key)
         if resource == CACHE_CLUSTER:
             before = self._seen.get(key)
-            self._seen[key] = obj
-            if before is None or _matters(before) != _matters(obj):
+            if self._take(key, obj) and (before is None or _matters(before) != _matters(obj)):
                 self._queue.add(key)
         elif cluster is None:
             return
@@ -119,6 +122,7 @@ class Reconciler:
             return
         cluster = self._clusters.get(key)
         if resource == CACHE_CLUSTER:
+            self._deleted.append(obj["metadata"]["uid"])
             if (self._seen.get(key) or obj)["metadata"]["uid"] == obj["metadata"]["uid"]:
                 self._seen.pop(key, None)
             self._queue.add(key)
@@ -131,6 +135,15 @@ class Reconciler:
         else:
             cluster.children.gone(obj)
             self._queue.add(key)
+
+    def _take(self, key: ClusterKey, obj: Json) -> bool:
+        """Keep a CacheCluster that was watched or listed, unless a newer one is known or it has been deleted since: an
+        old spec could have pods emptied, and what has begun to leave leaves."""
+        known = self._seen.get(key)
+        if obj["metadata"]["uid"] in self._deleted or (known is not None and _version(obj) <= _version(known)):
+            return False
+        self._seen[key] = obj
+        return True
 
     # -- reconcile -----------------------------------------------------------------------------------------------------
 
@@ -180,8 +193,7 @@ class Reconciler:
             note = "; ".join(str(problem) for problem in cluster.problems)
             self._recorder.record(cluster.obj, Event("InvalidSpec", note, warning=True))
         try:
-            if cluster.spec is not None:
-                await self._make_true(cluster)
+            await self._make_true(cluster)
             cluster.trouble = ""
         except EXPECTED as error:
             cluster.trouble = str(error)
@@ -190,17 +202,19 @@ class Reconciler:
             self._status_queue.add(cluster.key)
 
     async def _make_true(self, cluster: ManagedCluster) -> None:
-        """What pods need first, then the control loop, then the rest, which must not keep failover from running."""
-        assert cluster.spec is not None
+        """What the first pods need, then the control loop, then the rest, which must not keep failover from running:
+        where there are pods that is all but the Secret."""
         if not cluster.synced:
             await cluster.pods.sync()
             cluster.synced = True
-        held = await cluster.holdings()
-        effect = in_effect(cluster.spec, cluster.pods.objects(), held, cluster.pause.paused)
+        effect = await cluster.to_run()
+        if effect is None:
+            return
         access = manifests.access_children(cluster.key, cluster.obj)
         if not cluster.is_running:
             await self._ensure_secret(cluster)
-            await self._ensure(cluster, access)
+            if not cluster.pods.objects():
+                await self._ensure(cluster, access)
         cluster.run(effect)
         if not cluster.secret_checked:
             await self._ensure_secret(cluster)
@@ -253,7 +267,7 @@ class Reconciler:
             self._recorder.record(cluster.obj, event)
         self._status_queue.add(key)
         if cluster.effect is not None and snapshot.map_known:
-            budget = max_unavailable(cluster.effect.spec, snapshot)
+            budget = min_available(cluster.effect.spec, snapshot)
             if budget != cluster.budget:
                 cluster.budget = budget
                 self._queue.add(key)
@@ -301,12 +315,14 @@ class Reconciler:
             items, _ = await self._api.list(CACHE_CLUSTER, namespace)
             existing |= {_own_key(item): item for item in items}
         for key in set(self._seen) - set(existing):
-            # It may have been made since the list.
-            if await self._api.get(CACHE_CLUSTER, key.namespace, key.name) is None:
-                self._seen.pop(key, None)
+            # It may have been made since the list, or since this question.
+            known = self._seen.get(key)
+            found = await self._api.get(CACHE_CLUSTER, key.namespace, key.name)
+            if found is None and known is not None and self._seen.get(key) is known:
+                del self._seen[key]
                 self._queue.add(key)
         for key, obj in existing.items():
-            self._seen[key] = obj
+            self._take(key, obj)
             cluster = self._clusters.get(key)
             if cluster is not None:
                 cluster.children.forget()
@@ -318,6 +334,11 @@ class Reconciler:
 
 def _own_key(obj: Json) -> ClusterKey:
     return ClusterKey(obj["metadata"]["namespace"], obj["metadata"]["name"])
+
+
+def _version(obj: Json) -> int:
+    # resourceVersions of one kind compare as integers (Kubernetes API concepts, "Resource versions").
+    return int(obj["metadata"]["resourceVersion"])
 
 
 def _key_of(resource: Resource, obj: Json) -> ClusterKey | None:

@@ -27,7 +27,8 @@ class ClusterSnapshot:
     """A cluster as its control loop saw it at `now` (seconds of the loop's monotonic clock).
 
     `map_known` is False while the store does not answer: `map` is then the last one known. `events` are those since
-    the snapshot before; the counters count in this operator's life. `waiting_for` is for people, most urgent first.
+    the snapshot before; the counters count in this operator's life. `waiting_for` is for people, most urgent first, and
+    so is `refusal`: why pods that are missing are not allowed to be made ('' for no such reason).
     """
 
     name: str
@@ -39,6 +40,7 @@ class ClusterSnapshot:
     agents: Mapping[str, PodView] = field(default_factory=dict)
     seen_at: Mapping[int, float] = field(default_factory=dict)
     waiting_for: tuple[str, ...] = ()
+    refusal: str = ""
     events: tuple[Event, ...] = ()
     map_writes: int = 0
     map_conflicts: int = 0

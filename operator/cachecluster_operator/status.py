@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cachecluster_core.hashring import Entry
-from cachecluster_core.leaving import leaving_pods
+from cachecluster_core.hashring import Entry, State
+from cachecluster_core.leaving import is_gone, leaving_pods
 from cachecluster_core.operator_view import Pod
 from cachecluster_core.spec import CacheClusterSpec
 
@@ -18,6 +18,9 @@ from .snapshot import ClusterSnapshot
 from .status_figures import Known, entries_of, is_served, member_rows, memory_row, wanted_nodes
 
 Json = dict[str, Any]
+
+NO_EVICTION = 1_000_000
+"""More pods than any cluster has: as `minAvailable` it can never be met, so that no pod may be evicted."""
 
 
 def compose_status(known: Known, previous: Json, now: str) -> Json:
@@ -53,15 +56,24 @@ def compose_status(known: Known, previous: Json, now: str) -> Json:
     return status
 
 
-def max_unavailable(spec: CacheClusterSpec, snapshot: ClusterSnapshot | None) -> int:
-    """How many pods may be evicted at once: none while a partition has fewer than two in-sync copies (of RF >= 2), nor
-    while a pod is being emptied or ends: its copies are to be elsewhere first."""
-    ring = snapshot.map if snapshot is not None else None
-    if snapshot is not None and (leaving_pods(ring) or any(pod.terminating for pod in snapshot.pods)):
-        return 0
-    if spec.replication_factor < 2:
-        return 1
-    return 1 if ring is not None and all(len(entry.isr) >= 2 for entry in ring.entries) else 0
+def min_available(spec: CacheClusterSpec, snapshot: ClusterSnapshot | None) -> int:
+    """How many pods must stay ready while others are evicted: all but one of those that stay. `NO_EVICTION` while a
+    partition has fewer than two in-sync copies on pods that report (of RF >= 2), or elects, and while a pod is being
+    emptied or ends: its copies are to be elsewhere first."""
+    if snapshot is None:
+        return NO_EVICTION
+    ring = snapshot.map
+    going = leaving_pods(ring) | {pod.uid for pod in snapshot.pods if pod.terminating}
+    gone = {pod.uid for pod in snapshot.pods if is_gone(pod, snapshot.agents.get(pod.uid), ring)}
+    reporting = {uid for uid, agent in snapshot.agents.items() if agent.reporting}
+
+    def is_safe(entry: Entry) -> bool:
+        return entry.state is not State.ELECTING and sum(copy.pod in reporting for copy in entry.isr) >= 2
+
+    safe = spec.replication_factor < 2 or (ring is not None and all(map(is_safe, ring.entries)))
+    if going - gone or not safe:
+        return NO_EVICTION
+    return max(0, sum(not pod.terminating and not pod.failed for pod in snapshot.pods) - 1)
 
 
 # -- conditions --------------------------------------------------------------------------------------------------------

@@ -26,10 +26,11 @@ Json = dict[str, Any]
 class Known:
     """All that a status is made of.
 
-    `effect` is what is in effect (None: there never was a valid spec); `problems` are what is wrong with the newest
-    spec; `trouble` is what keeps children from being made, `pod_troubles` what keeps pods from starting. `lost` are
-    partitions that were given up since the operator started, and when (seconds since 1970); `loss_seen` is up to when a
-    person has taken note of that, as in the annotation; `progress` is how far planned changes are.
+    `effect` is what is in effect (None: there is neither a valid spec nor a map); `problems` are what is wrong with the
+    newest spec; `trouble` is what keeps children from being made, `pod_troubles` what keeps pods from being made or
+    from starting. `lost` are partitions that were given up since the operator started, and when (seconds since 1970);
+    `loss_seen` is up to when a person has taken note of that, as in the annotation; `progress` is how far planned
+    changes are.
     """
 
     generation: int

@@ -74,9 +74,8 @@ COMPLETE: dict[str, Callable[[], World]] = {
     "a process is killed, 4 epochs": lambda: timeless(2, Budget(writes=1, kills=1), 3),
     "grow then shrink, two copies on three pods, 3 epochs": lambda: timeless(3, Budget(writes=1), 2),
     "grow then shrink, two copies on three pods, 4 epochs": lambda: timeless(3, Budget(writes=1), 3),
-    "moves, a crash and a restart, three pods, 4 epochs": lambda: timeless(
-        3, Budget(writes=1, kills=1, agent_restarts=1), 3
-    ),
+    "an agent restarts, two copies on three pods, 4 epochs": lambda: timeless(3, Budget(writes=1, agent_restarts=1), 3),
+    "a process is killed, two copies on three pods, 4 epochs": lambda: timeless(3, Budget(writes=1, kills=1), 3),
     "promises without an end of time": lambda: timed(2, suspicions=1),
 }
 
@@ -121,5 +120,8 @@ BOUNDED: dict[str, Callable[[], World]] = {
         3, Budget(writes=1, kills=1, blinds=1, ticks=6), rules=Rules(settings=replace(SETTINGS, replication_factor=3))
     ),
     "a replica is killed, leaves and joins again": lambda: served(2, Budget(writes=2, kills=1, ticks=2)),
+    "a process is killed and an agent restarts, two copies on three pods, 4 epochs": lambda: timeless(
+        3, Budget(writes=1, kills=1, agent_restarts=1), 3
+    ),
     "everything at once": everything,
 }

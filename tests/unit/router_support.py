@@ -336,6 +336,7 @@ class Cluster:
             "primaries": self.primaries,
             "replicas": self.replicas
             or [[p.uid for p in self.pods if p.uid != primary][:1] for primary in self.primaries],
+            "inSync": [1 + len(replicas) for replicas in self.replicas] or [2] * self.partitions,
             "epochs": [1] * self.partitions,
             "local": {str(index): {"socket": str(copy.socket)} for index, copy in pod.copies.items()},
             "settings": settings | self._settings,

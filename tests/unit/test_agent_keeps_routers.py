@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from tests.waiting import until
 
 from cachecluster_local.processes import is_alive, send_signal
@@ -208,6 +211,24 @@ async def test_a_silent_router_is_killed_and_replaced(tmp_path: Path, order: str
         await until(lambda: pod.hub.pids and pod.hub.pids != [pid])
     finally:
         await pod.hub.stop()
+
+
+def test_a_router_that_answers_is_not_killed_by_an_agent_that_did_not_listen(tmp_path: Path) -> None:
+    """On the loop of the shipped agent, which looks at timers before it reads."""
+
+    async def stalls() -> None:
+        pod = Pod(tmp_path, 1)
+        try:
+            await pod.start()
+            pids = pod.hub.pids
+            for _ in range(3):
+                asyncio.get_running_loop().call_soon(time.sleep, TIMES.silence * 1.5)
+                await asyncio.sleep(TIMES.ping * 3)
+            assert pod.hub.pids == pids
+        finally:
+            await pod.hub.stop()
+
+    uvloop.run(stalls())
 
 
 async def test_breaking_the_protocol_ends_the_connection_but_not_the_router(pod: Pod) -> None:

@@ -25,7 +25,7 @@ from tests.unit.operator_views import (
 
 from cachecluster_core import repair
 from cachecluster_core.hashring import Entry, Settings, State
-from cachecluster_core.operator_step import Memory, OperatorView, Pod, PodView, Suspicion, remember
+from cachecluster_core.operator_step import MarkNotReady, Memory, OperatorView, Pod, PodView, Suspicion, remember
 from cachecluster_core.report import CopyReport, Process, Report
 
 pytestmark = pytest.mark.t0
@@ -133,6 +133,13 @@ def test_a_pod_that_cannot_read_the_map_is_told() -> None:
     }
     told = decide(seen(STABLE, agents)).waiting_for
     assert told == ("demo-1 to read the map: it cannot reach the API server",)
+
+
+@pytest.mark.parametrize(("refused_at", "hidden"), [(None, True), (NOW - 60, True), (NOW - 2, False)])
+def test_a_lost_pod_is_hidden_unless_its_node_answers_now(refused_at: float | None, hidden: bool) -> None:
+    lost = PodView(None, None, Suspicion.CONFIRMED, refused_at, unreachable_since=NOW - 3)
+    known = agents((STABLE,)) | {B.pod: lost}
+    assert (MarkNotReady(B.pod, "demo-1") in decide(view((STABLE,), known)).pod_actions) == hidden
 
 
 def test_a_failover_is_decided_without_placing_copies_anew(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,6 +139,11 @@ def test_pods_of_a_cluster_are_what_its_services_and_its_budget_select() -> None
         assert selector == pod_labels(KEY) and selector.items() <= labels.items()
 
 
+def test_a_budget_says_how_many_stay_whatever_the_scale_is() -> None:
+    budget = manifests.disruption_budget(KEY, CLUSTER, 4)["spec"]
+    assert budget["minAvailable"] == 4 and "maxUnavailable" not in budget, "an object with both is not valid"
+
+
 @pytest.mark.parametrize(
     ("changes", "changed"),
     [

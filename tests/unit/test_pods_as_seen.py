@@ -10,9 +10,11 @@ import pytest
 from tests.fake_kube_api import FakeKubeApi
 
 from cachecluster_operator.cluster_key import ClusterKey
+from cachecluster_operator.kube_api import ApiError
 from cachecluster_operator.kube_pods import KubePods
 from cachecluster_operator.labels import pod_labels, pod_selector
 from cachecluster_operator.pod_view import pod_trouble, pod_view, sidecar_ended
+from cachecluster_operator.ports import PodRefused
 from cachecluster_operator.resources import POD
 from cachecluster_operator.zones import Zones
 
@@ -43,7 +45,8 @@ class Seen:
     def __init__(self) -> None:
         self.api = FakeKubeApi()
         self.changes = 0
-        self.zones = Zones(self.api, retry_s=0.01)
+        self.now = 0.0
+        self.zones = Zones(self.api, retry_s=0.01, recheck_s=30.0, clock=lambda: self.now)
         self.pods = KubePods(self.api, KEY, OURS, self.zones, pod, self._changed, pod_selector(KEY))
 
     def _changed(self) -> None:
@@ -101,6 +104,17 @@ async def test_our_own_pod_that_was_not_seen_yet_is_not_made_twice(seen: Seen) -
     assert seen.names() == ["demo-0"]
 
 
+async def test_a_pod_that_is_not_allowed_is_refused_with_the_api_servers_reason(
+    seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def create(*_: object) -> dict[str, Any]:
+        raise ApiError(403, "Forbidden", "exceeded quota: few")
+
+    monkeypatch.setattr(seen.api, "create", create)
+    with pytest.raises(PodRefused, match="demo-0 cannot be made: exceeded quota: few"):
+        await seen.pods.create(0)
+
+
 async def test_only_the_pod_meant_is_deleted_or_marked(seen: Seen) -> None:
     await seen.pods.create(0)
     (found,) = seen.pods.pods()
@@ -122,6 +136,47 @@ async def test_a_zone_is_asked_for_once_a_node_and_told_when_known(seen: Seen) -
     for _ in range(5):
         await asyncio.sleep(0)
     assert seen.pods.pods()[0].zone == "z1" and seen.changes == 2
+    await seen.zones.close()
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_a_node_that_is_labelled_later_gets_its_zone_with_a_resync(seen: Seen) -> None:
+    seen.api.objects["Node", "", "n1"] = {"metadata": {"name": "n1"}}
+    created = await seen.api.create(POD, pod(0, spec={"nodeName": "n1"}))
+    seen.pods.seen(created)
+    await settle()
+    seen.api.objects["Node", "", "n1"] = {"metadata": {"name": "n1", "labels": {"topology.kubernetes.io/zone": "z1"}}}
+    await seen.pods.sync()
+    await settle()
+    assert seen.pods.pods()[0].zone == "" and seen.changes == 1
+    seen.now = 30.0
+    await seen.pods.sync()
+    await settle()
+    assert seen.pods.pods()[0].zone == "z1" and seen.changes == 2
+    await seen.zones.close()
+
+
+async def test_a_refusal_to_read_nodes_does_not_hold_for_ever(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen.api.objects["Node", "", "n1"] = {"metadata": {"name": "n1", "labels": {"topology.kubernetes.io/zone": "z1"}}}
+    seen.pods.seen(await seen.api.create(POD, pod(0, spec={"nodeName": "n1"})))
+
+    async def get(*_: object) -> None:
+        raise ApiError(401, "Unauthorized", "the token is too old")
+
+    with monkeypatch.context() as refusing:
+        refusing.setattr(seen.api, "get", get)
+        await settle()
+    await seen.pods.sync()
+    await settle()
+    assert seen.pods.pods()[0].zone == ""
+    seen.now = 30.0
+    await seen.pods.sync()
+    await settle()
+    assert seen.pods.pods()[0].zone == "z1"
     await seen.zones.close()
 
 
@@ -147,6 +202,30 @@ def ended(finished: str | None, deleted: str | None = "2026-11-24T07:00:30Z", na
 def test_a_sidecar_has_ended_for_good_only_when_it_ended_after_the_deletion(obj: dict[str, Any], says: bool) -> None:
     assert sidecar_ended(obj) == says
     assert pod_view(obj, "").terminated == says
+
+
+WAITS: dict[str, Any] = {"waiting": {"reason": "PodInitializing"}}
+ENDED: dict[str, Any] = {"terminated": {"exitCode": 1}}
+
+
+@pytest.mark.parametrize(
+    ("containers", "unstarted"),
+    [
+        ([{"name": "sidecar", "state": WAITS, "lastState": {}, "restartCount": 0}], True),
+        ([{"name": "sidecar", "state": WAITS, "lastState": ENDED, "restartCount": 1}], False),
+        ([{"name": "sidecar", "state": WAITS, "lastState": {}, "restartCount": 1}], False),
+        ([{"name": "sidecar", "state": {"running": {}}, "lastState": {}, "restartCount": 0}], False),
+        ([{"name": "sidecar", "state": ENDED, "lastState": {}, "restartCount": 0}], False),
+        ([{"name": "redis", "state": WAITS, "lastState": {}, "restartCount": 0}], False),
+        ([], False),
+    ],
+    ids=["waits", "crashed", "was restarted", "runs", "has ended", "another container", "no word of it"],
+)
+def test_a_sidecar_that_the_kubelet_has_not_started_yet_is_known_as_such(
+    containers: list[dict[str, Any]], unstarted: bool
+) -> None:
+    status = {"podIP": "10.0.0.1", "containerStatuses": containers}
+    assert pod_view(versioned(pod(0, status=status), "u0", 1), "").unstarted == unstarted
 
 
 def waiting(reason: str, message: str = "") -> dict[str, Any]:

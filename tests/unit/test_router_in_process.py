@@ -23,6 +23,7 @@ pytestmark = pytest.mark.t0
 
 PARTITIONS = 2
 OUTPUT_PAUSE_BYTES: int = vars(core)["OUTPUT_PAUSE_BYTES"]
+PEER_SILENCE_S: float = vars(core)["PEER_SILENCE_S"]
 HELD_PAUSE_BYTES: int = vars(core)["HELD_PAUSE_BYTES"]
 BIG = b"$100000\r\n" + b"x" * 100_000 + b"\r\n"
 
@@ -137,8 +138,8 @@ class World:
             return b"+OK\r\n"
         return BIG
 
-    def use_routes(self, copies: list[int], first: str = "uid-0") -> None:
-        """`first` has the primary of partition 0."""
+    def use_routes(self, copies: list[int], *primaries: str) -> None:
+        """`primaries` are those of both partitions, if not this pod."""
         settings = {"parkTimeoutMs": 8000, "parkMaxBytes": 1 << 20, "maxClients": self._max_clients}
         self.router.use_routes(
             {
@@ -147,8 +148,9 @@ class World:
                 "members": {
                     f"uid-{n}": {"name": f"demo-{n}", "host": f"127.0.0.{n + 1}", "port": 7379} for n in range(3)
                 },
-                "primaries": [first, "uid-0"],
+                "primaries": primaries or ["uid-0"] * PARTITIONS,
                 "replicas": [[]] * PARTITIONS,
+                "inSync": [1] * PARTITIONS,
                 "local": {str(index): {"socket": f"p{index}.sock"} for index in copies},
                 "settings": settings,
             }
@@ -193,7 +195,7 @@ def connected_engine(world: World, client: Transport, partition: int = 0) -> Tra
 
 def refusing_peer(world: World, client: Transport, command: bytes) -> Transport:
     """The connection to the primary of partition 0 on another pod, which has refused this command of the client."""
-    world.use_routes([0, 1], first="uid-1")
+    world.use_routes([0, 1], "uid-1", "uid-0")
     client.feed(command)
     (peer,) = world.engines()
     assert peer.written == command
@@ -248,6 +250,31 @@ def test_a_refusal_of_the_former_primary_does_not_hold_up_what_the_new_one_takes
     assert engine.written == first + second
     engine.feed(b"$-1\r\n+OK\r\n")
     assert client.frames() == [b"$-1\r\n", b"+OK\r\n"]
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["of the moved partition", "of a partition that stays"])
+def test_a_peer_that_is_busy_with_a_partition_of_its_own_is_not_given_up_for_one_that_moved(first: int) -> None:
+    world = World()
+    engine = connected_engine(world, world.client())
+    world.use_routes([0, 1], "uid-1", "uid-1")
+    peer = connected_engine(world, world.client())
+    clients = [world.client(), world.client()]
+    for partition in (first, 1 - first):
+        clients[partition].feed(request("INCR", key_of(partition)))
+        world.loop.turn()
+    assert peer.written == request("INCR", key_of(first)) + request("INCR", key_of(1 - first))
+    world.use_routes([0, 1], "uid-0", "uid-1")
+    time.sleep(PEER_SILENCE_S + 0.05)
+    world.router.tick()
+    assert peer.ended == (first == 0)
+    if first == 0:
+        assert [it.frames()[0][:14] for it in clients] == [b"-INDETERMINATE"] * 2
+        return
+    peer.feed(b":5\r\n-CCGATE 0\r\n")
+    world.loop.turn()
+    assert engine.written == request("INCR", key_of(0))
+    engine.feed(b":8\r\n")
+    assert [it.frames() for it in clients] == [[b":8\r\n"], [b":5\r\n"]]
 
 
 def test_a_late_read_stays_in_front_of_the_write_that_came_after_it() -> None:

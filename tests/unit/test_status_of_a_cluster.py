@@ -18,7 +18,7 @@ from cachecluster_operator.change_track import ChangeTrack
 from cachecluster_operator.in_effect import Pending, in_effect
 from cachecluster_operator.pause import Pause, pause_of
 from cachecluster_operator.snapshot import ClusterSnapshot
-from cachecluster_operator.status import compose_status, max_unavailable
+from cachecluster_operator.status import NO_EVICTION, compose_status, min_available
 from cachecluster_operator.status_figures import Difference, Known, what_differs
 
 pytestmark = pytest.mark.t0
@@ -219,16 +219,46 @@ def test_figures_alone_can_wait() -> None:
 def test_no_pod_may_be_evicted_while_a_copy_more_could_be_the_last() -> None:
     alone = replace(STABLE, isr=(A,))
     single = EFFECT.spec.model_copy(update={"replication_factor": 1})
-    assert max_unavailable(EFFECT.spec, None) == 0
-    assert max_unavailable(EFFECT.spec, known().snapshot) == 1
-    assert max_unavailable(EFFECT.spec, known((STABLE, alone)).snapshot) == 0
-    assert max_unavailable(single, known((alone, alone)).snapshot) == 1
+    assert min_available(EFFECT.spec, None) == NO_EVICTION
+    assert min_available(EFFECT.spec, known().snapshot) == 1
+    assert min_available(EFFECT.spec, known((STABLE, alone)).snapshot) == NO_EVICTION
+    assert min_available(single, known((alone, alone)).snapshot) == 1
+
+
+def test_one_pod_at_a_time_may_be_evicted_however_many_more_there_are_than_wanted() -> None:
+    more = tuple(Pod(f"uid-{n}", f"demo-{n}", f"10.0.0.{n}", ready=True) for n in range(3))
+    assert min_available(EFFECT.spec, known(pods=(*PODS, *more)).snapshot) == 4
+    failed = replace(more[2], failed=True, ready=False)
+    assert min_available(EFFECT.spec, known(pods=(*PODS, *more[:2], failed)).snapshot) == 3
+
+
+def test_copies_that_cannot_take_over_keep_no_pod_from_being_needed() -> None:
+    electing = Entry(epoch=4, state=State.ELECTING, isr=(A, B), former=(A,), term=3)
+    assert min_available(EFFECT.spec, known((STABLE, electing)).snapshot) == NO_EVICTION
+    silent = AGENTS | {B.pod: replace(AGENTS[B.pod], suspicion=Suspicion.SUSPECTED)}
+    assert min_available(EFFECT.spec, known(agents=silent).snapshot) == NO_EVICTION
 
 
 def test_no_pod_may_be_evicted_while_one_is_emptied_or_ends() -> None:
     ending = (replace(PODS[0], terminating=True), PODS[1])
-    assert max_unavailable(EFFECT.spec, known(leaving=("uid-a",)).snapshot) == 0
-    assert max_unavailable(EFFECT.spec, known(pods=ending).snapshot) == 0
+    assert min_available(EFFECT.spec, known(leaving=("uid-a",)).snapshot) == NO_EVICTION
+    assert min_available(EFFECT.spec, known(pods=ending).snapshot) == NO_EVICTION
+
+
+def test_the_object_of_a_pod_that_is_gone_with_its_node_keeps_no_other_from_being_evicted() -> None:
+    lost = Pod("uid-c", "demo-2", "10.0.0.3", terminating=True)
+    silent = PodView(None, None, Suspicion.CONFIRMED, None, 0.0)
+    seen = known(pods=(*PODS, lost), agents=AGENTS | {"uid-c": silent}).snapshot
+    assert seen is not None and seen.map is not None
+    members = (*seen.map.members, ("uid-c", Member("demo-2", "10.0.0.3", leaving=True)))
+    seen = replace(seen, map=replace(seen.map, members=members))
+    assert min_available(EFFECT.spec, seen) == 1
+    ends = replace(seen, agents=AGENTS | {"uid-c": report("uid-c", "rc", 0)})
+    assert min_available(EFFECT.spec, ends) == NO_EVICTION, "it reports"
+    moves = replace(STABLE, learners=("uid-c",))
+    assert seen.map is not None
+    named = replace(seen, map=replace(seen.map, entries=(STABLE, moves)))
+    assert min_available(EFFECT.spec, named) == NO_EVICTION, "an entry names it"
 
 
 def test_a_partition_that_is_handed_over_is_served() -> None:

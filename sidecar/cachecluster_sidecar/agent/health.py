@@ -56,7 +56,7 @@ class HealthServer:
             return "the pod is going"
         if self._loop.ring is None:
             return "there is no map yet"
-        if self._loop.authority_s <= 0:
+        if self._loop.authority_s <= 0 and not self._loop.open_gates():
             return f"the map was not confirmed in time: authority lapsed {-self._loop.authority_s:.1f} s ago"
         if not self._hub.admitted:
             return "no router knows the gates yet"

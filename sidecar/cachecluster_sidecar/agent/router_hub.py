@@ -335,14 +335,18 @@ class RouterHub:
         """Kill routers that are silent: connected and not answering, or alive and not connected."""
         number = 0
         while True:
+            due = self._loop.time() + self._times.ping
             await asyncio.sleep(self._times.ping)
             number += 1
             now = self._loop.time()
+            stalled_s = now - due  # their answers were not read meanwhile
             for index, worker in enumerate(self._workers):
                 if worker.process is None:
                     continue
                 if worker.link is not None:
                     worker.patience_ends = worker.link.heard_at + self._times.silence
+                if stalled_s > self._times.ping:
+                    worker.patience_ends = max(worker.patience_ends, now + 2 * self._times.ping)
                 if now > worker.patience_ends:
                     log.warning("router %d is silent: killing it", index)
                     worker.process.signal(signal.SIGKILL)

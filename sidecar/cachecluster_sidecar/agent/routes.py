@@ -31,6 +31,7 @@ def build_routes(
         },
         "primaries": [copy.pod if copy is not None else None for copy in serving],
         "replicas": [_replicas(entry, copy, leaving) for entry, copy in zip(ring.entries, serving, strict=True)],
+        "inSync": [len(entry.isr) for entry in ring.entries],
         "epochs": [entry.epoch for entry in ring.entries],
         "local": {str(partition): {"socket": sockets[partition]} for partition in sorted(sockets)},
         "settings": _settings(ring, engine_version),

@@ -57,7 +57,7 @@ cdef class Router:
         for p in self.lines:
             self.use_copy(p, routes["local"].get(str(p.index)))
             self.use_primary(p, routes["primaries"][p.index])
-            p.commit.in_sync = 1 + len(routes["replicas"][p.index])
+            p.commit.in_sync = routes["inSync"][p.index]
         if not self.sync:
             for p in self.lines:
                 p.commit.release_all()
@@ -372,9 +372,14 @@ cdef class Router:
             b.lose("it was silent")
 
     cdef bint has_lost_partition(self, Backend b):
-        """Does a partition that has moved away from this peer wait for what is in flight, or held, there?"""
+        """Does a partition that has moved away from this peer wait for what is in flight, or held, there?
+
+        A command of a partition that is the peer's may take its time; the replies behind it come in their turn.
+        """
         cdef Partition p
-        cdef Request r
+        cdef Request r = b.sent.head
+        if r is not None and r.internal == NOT_INTERNAL and (<Partition>self.lines[r.partition]).owner is b.target:
+            return False
         for p in self.lines:
             if p.carrier is b.target and p.owner is not b.target and p.inflight > 0:
                 return True

@@ -1,0 +1,41 @@
+"""Which pods the first map, or a new one, waits for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from tests.unit.operator_views import NOW, PODS, STABLE, UNHEARD, decide, heard, view
+
+from cachecluster_core.hashring import Entry, State
+from cachecluster_core.operator_step import OperatorDecision, Pod, PodView, Suspicion
+
+pytestmark = pytest.mark.t0
+
+
+def without_map(pod: Pod, agent: PodView) -> OperatorDecision:
+    """The decision when this is the third pod, two report that they have seen no map, and there is none."""
+    unversioned = {uid: heard(uid) for uid in ("uid-a", "uid-b")}
+    known = {uid: replace(it, report=replace(it.report, version="")) for uid, it in unversioned.items() if it.report}
+    pods = (*PODS[:2], pod)
+    return decide(replace(view((Entry(),), known | {pod.uid: agent}, pods), map=None))
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [replace(PODS[2], unstarted=True, ready=False), replace(PODS[2], host="", ready=False)],
+    ids=["its sidecar waits", "it has no address"],
+)
+def test_a_new_cluster_does_not_wait_for_a_pod_that_has_never_run(pod: Pod) -> None:
+    made = without_map(pod, UNHEARD).map
+    assert made is not None and [entry.state for entry in made.entries] == [State.VACANT]
+
+
+def test_a_new_cluster_waits_for_a_pod_that_has_run() -> None:
+    decision = without_map(PODS[2], UNHEARD)
+    assert decision.map is None and decision.waiting_for == ("demo-2 to tell which map it has seen",)
+
+
+def test_a_report_is_believed_before_a_kubelet_that_has_not_heard_of_the_start() -> None:
+    fell_silent = replace(heard("uid-c", None, {0: STABLE}), suspicion=Suspicion.SUSPECTED, unreachable_since=NOW)
+    assert without_map(replace(PODS[2], unstarted=True), fell_silent).map is None
