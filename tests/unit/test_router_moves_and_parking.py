@@ -34,8 +34,7 @@ async def test_commands_wait_for_the_gate_and_go_in_order(tmp_path: Path) -> Non
             other = cluster.keys(2 + partition)[0]
             async with conversation(cluster.pods[0].front) as unaffected:
                 assert await unaffected.ask("SET", other, "x") == b"+OK\r\n"
-            while (await cluster.pods[0].metrics())["parked"] != 11:  # now and then the peer is asked again with one
-                await asyncio.sleep(0)
+            await until_parked(cluster, 11)
             pod.agent.set_gate(partition, epoch=2)
             frames = await client.frames(11)
             assert frames[-1] == b"$10\r\n0123456789\r\n"
