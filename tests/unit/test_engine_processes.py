@@ -112,7 +112,7 @@ async def test_nothing_starts_by_itself_when_the_container_comes_back(engines: E
     copy.execute(Remove(0), {})
     await until(lambda: not copy.busy)
     assert copy.absent
-    assert len(engines.scan.children()) == 1
+    await until(lambda: len(engines.scan.children()) == 1)
 
 
 async def test_the_next_agent_adopts_a_process_that_the_marks_name(engines: Engines) -> None:
