@@ -99,8 +99,6 @@ class Facts:
     def _knows_it_is_alone(self) -> bool:
         """The former primary is the only in-sync copy, and has said that it had read so. Otherwise it may still act on
         an entry with others, and they may promise."""
-        if all(settings.replication_factor < 2 for settings in _settings(self.view)):
-            return True
         if len(self.entry.isr) != 1 or self.entry.isr[0] not in self.entry.former:
             return False
         sole = self.entry.isr[0]

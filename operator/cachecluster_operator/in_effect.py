@@ -89,12 +89,14 @@ def in_effect(spec: CacheClusterSpec, pods: Sequence[Json], held: Holdings, paus
 
 def in_effect_by_map(ring: HashRing, pods: Sequence[Json], given: Mapping[str, Any]) -> InEffect:
     """What holds while there is no valid spec, not even an earlier one that this operator has read: what the map and
-    the pods were made for, and nothing planned is begun. `given` is the spec that is not valid; what it says of fencing
-    and repair holds as far as that much can be read."""
+    the pods were made for, and nothing planned is begun. `given` is the spec that is not valid; what it says of nodes,
+    fencing and repair holds as far as that much can be read."""
     existing = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and not _has_ended(pod)]
     held = holdings_of(ring, {})
-    nodes = max(1, sum(pod["metadata"].get("uid") not in held.leaving for pod in existing))
     partitions, factor = len(ring.entries), ring.settings.replication_factor
+    asked = given.get("nodes")
+    wanted = asked if isinstance(asked, int) and asked <= partitions else 1
+    nodes = max(1, wanted, sum(pod["metadata"].get("uid") not in held.leaving for pod in existing))
     memory = min(_memories(existing), default=ring.settings.maxmemory_cluster * factor // nodes)
     fencing, repair = _readable(given)
     spec = CacheClusterSpec.model_construct(

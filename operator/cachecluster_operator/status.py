@@ -57,7 +57,8 @@ def compose_status(known: Known, previous: Json, now: str) -> Json:
 
 
 def min_available(spec: CacheClusterSpec, snapshot: ClusterSnapshot | None) -> int:
-    """How many pods must stay ready while others are evicted: all but one of those that stay. `NO_EVICTION` while a
+    """How many pods must stay ready while others are evicted: all but one of those that are wanted, or that stay where
+    those are more. `NO_EVICTION` while a
     partition has fewer than two in-sync copies on pods that report (of RF >= 2), or elects, and while a pod is being
     emptied or ends: its copies are to be elsewhere first."""
     if snapshot is None:
@@ -73,7 +74,7 @@ def min_available(spec: CacheClusterSpec, snapshot: ClusterSnapshot | None) -> i
     safe = spec.replication_factor < 2 or (ring is not None and all(map(is_safe, ring.entries)))
     if going - gone or not safe:
         return NO_EVICTION
-    return max(0, sum(not pod.terminating and not pod.failed for pod in snapshot.pods) - 1)
+    return max(spec.nodes, sum(not pod.terminating and not pod.failed for pod in snapshot.pods)) - 1
 
 
 # -- conditions --------------------------------------------------------------------------------------------------------

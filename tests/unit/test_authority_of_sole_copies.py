@@ -75,9 +75,10 @@ def unreachable(seen_epoch: int, isr: tuple[CopyId, ...], silent_s: float, facto
         (6, (A,), 2, 66.5),
         (5, (A,), 2, 990.5),
         (6, (A, B), 2, 990.5),
-        (5, (A,), 1, 66.5),
+        (6, (A,), 1, 66.5),
+        (6, (A, B), 1, 990.5),
     ],
-    ids=["it knew that it was alone", "it may act on a larger set", "two copies", "one copy by the spec"],
+    ids=["it knew that it was alone", "it may act on a larger set", "two copies", "one is wanted", "one, that moves"],
 )
 def test_a_partition_is_given_up_when_its_copies_can_have_no_authority(
     seen_epoch: int, isr: tuple[CopyId, ...], factor: int, lost_after_s: float

@@ -151,6 +151,8 @@ def test_without_a_valid_spec_nothing_planned_is_begun() -> None:
     effect = in_effect_by_map(RING, [pod(0), pod(1)], SPOILT)
     assert effect.desired.paused and effect.desired.nodes == 2 and effect.desired.partitions == 16
     assert effect.template is None and effect.memory == 256 << 20
+    for given, nodes in ((SPOILT | {"nodes": 4}, 4), (UNREADABLE, 2)):
+        assert in_effect_by_map(RING, [pod(0), pod(1)], given).desired.nodes == nodes, "pods that are gone are missed"
     assert effect.sizing.maxmemory == int(dict(SETTINGS.engine_config)["maxmemory"])
     assert effect.desired.trust_connection_refused
 

@@ -228,6 +228,8 @@ def test_no_pod_may_be_evicted_while_a_copy_more_could_be_the_last() -> None:
 def test_one_pod_at_a_time_may_be_evicted_however_many_more_there_are_than_wanted() -> None:
     more = tuple(Pod(f"uid-{n}", f"demo-{n}", f"10.0.0.{n}", ready=True) for n in range(3))
     assert min_available(EFFECT.spec, known(pods=(*PODS, *more)).snapshot) == 4
+    five = EFFECT.spec.model_copy(update={"nodes": 5})
+    assert min_available(five, known().snapshot) == 4, "pods that were evicted and not replaced allow no others"
     failed = replace(more[2], failed=True, ready=False)
     assert min_available(EFFECT.spec, known(pods=(*PODS, *more[:2], failed)).snapshot) == 3
 

@@ -366,4 +366,4 @@ cdef class Router:
     cdef void look_at_retired(self, double now)
     cdef void look_at_backend(self, Backend b, double now)
     cdef void look_after(self, double now)
-    cdef bint has_lost_partition(self, Backend b)
+    cdef bint has_lost_partition(self, Backend b, double silent)

@@ -114,6 +114,8 @@ CONNECT_TIMEOUT_S = 1.0
 """Connecting to a backend and being greeted by it."""
 PEER_SILENCE_S = 1.0
 """How long a peer may be silent that holds commands of a partition which has moved away from it."""
+PEER_BUSY_S = 3.0
+"""The same for a peer that may be busy with a command of a partition that it still has."""
 GATE_DRAIN_S = 0.25
 """How long what is in flight at a gate that was shut may take before the engine connection is cut."""
 REFUSED_FIRST_S = 0.001

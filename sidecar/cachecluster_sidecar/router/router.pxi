@@ -367,19 +367,20 @@ cdef class Router:
             elif silent > self.park_timeout and not p.may_serve():
                 b.lose("the engine did not answer and the gate is not open")
         elif silent > self.park_timeout + (0 if b.sent.head is not None else self.ack_timeout) or (
-            silent > PEER_SILENCE_S and self.has_lost_partition(b)
+            silent > PEER_SILENCE_S and self.has_lost_partition(b, silent)
         ):
             b.lose("it was silent")
 
-    cdef bint has_lost_partition(self, Backend b):
+    cdef bint has_lost_partition(self, Backend b, double silent):
         """Does a partition that has moved away from this peer wait for what is in flight, or held, there?
 
-        A command of a partition that is the peer's may take its time; the replies behind it come in their turn.
+        A command of a partition that is the peer's may take some time; the replies behind it come in their turn.
         """
         cdef Partition p
         cdef Request r = b.sent.head
         if r is not None and r.internal == NOT_INTERNAL and (<Partition>self.lines[r.partition]).owner is b.target:
-            return False
+            if silent < PEER_BUSY_S:
+                return False
         for p in self.lines:
             if p.carrier is b.target and p.owner is not b.target and p.inflight > 0:
                 return True
