@@ -197,3 +197,8 @@ def _answer(status: int, payload: bytes, request: str) -> Json:
         raise Unreachable(f"{request}: {message} ({status} {reason})")
     kind = {404: NotFound, 409: Conflict}.get(status, ApiError)
     raise kind(status, reason, f"{request}: {message}")
+
+
+def resource_version(obj: Json) -> int:
+    """The newer version of an object has the higher number (Kubernetes API concepts, "Resource versions")."""
+    return int(obj["metadata"]["resourceVersion"])

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from cachecluster_core.operator_view import Pod
 
 from .cluster_key import ClusterKey
-from .kube_api import ApiError, Conflict, Json, KubeApi, NotFound
+from .kube_api import ApiError, Conflict, Json, KubeApi, NotFound, resource_version
 from .pod_view import pod_view
 from .ports import PodRefused
 from .resources import POD
@@ -70,7 +70,7 @@ class KubePods:
         if uid in self._deleted or not self._is_ours(obj):
             return
         known = self._objects.get(uid)
-        if known is not None and _version(obj) <= _version(known):
+        if known is not None and resource_version(obj) <= resource_version(known):
             return
         self._objects[uid] = obj
         if _node(obj):
@@ -91,7 +91,7 @@ class KubePods:
             self.seen(item)
         listed = {item["metadata"]["uid"] for item in items}
         for uid, obj in list(self._objects.items()):
-            if uid not in listed and _version(obj) <= int(version):
+            if uid not in listed and resource_version(obj) <= int(version):
                 self.gone(uid)
         for obj in self._objects.values():
             if _node(obj):
@@ -150,11 +150,6 @@ class KubePods:
     def _is_ours(self, obj: Json) -> bool:
         owners = obj["metadata"].get("ownerReferences") or ()
         return any(owner["uid"] == self._owner_uid for owner in owners)
-
-
-def _version(obj: Json) -> int:
-    # resourceVersions of one kind compare as integers (Kubernetes API concepts, "Resource versions").
-    return int(obj["metadata"]["resourceVersion"])
 
 
 def _node(obj: Json) -> str:

@@ -21,7 +21,7 @@ from .cluster_key import ClusterKey
 from .data_loss import data_loss_seen
 from .event_recorder import EventRecorder
 from .keyed_queue import KeyedQueue
-from .kube_api import ApiError, Conflict, Json, KubeApi, NotFound, Unreachable
+from .kube_api import ApiError, Conflict, Json, KubeApi, NotFound, Unreachable, resource_version
 from .labels import CLUSTER_LABEL, secret_name
 from .managed_cluster import ManagedCluster, Wakeups
 from .metrics import OperatorMetrics
@@ -140,7 +140,8 @@ class Reconciler:
         """Keep a CacheCluster that was watched or listed, unless a newer one is known or it has been deleted since: an
         old spec could have pods emptied, and what has begun to leave leaves."""
         known = self._seen.get(key)
-        if obj["metadata"]["uid"] in self._deleted or (known is not None and _version(obj) <= _version(known)):
+        older = known is not None and resource_version(obj) <= resource_version(known)
+        if older or obj["metadata"]["uid"] in self._deleted:
             return False
         self._seen[key] = obj
         return True
@@ -334,11 +335,6 @@ class Reconciler:
 
 def _own_key(obj: Json) -> ClusterKey:
     return ClusterKey(obj["metadata"]["namespace"], obj["metadata"]["name"])
-
-
-def _version(obj: Json) -> int:
-    # resourceVersions of one kind compare as integers (Kubernetes API concepts, "Resource versions").
-    return int(obj["metadata"]["resourceVersion"])
 
 
 def _key_of(resource: Resource, obj: Json) -> ClusterKey | None:

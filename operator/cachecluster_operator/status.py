@@ -58,9 +58,8 @@ def compose_status(known: Known, previous: Json, now: str) -> Json:
 
 def min_available(spec: CacheClusterSpec, snapshot: ClusterSnapshot | None) -> int:
     """How many pods must stay ready while others are evicted: all but one of those that are wanted, or that stay where
-    those are more. `NO_EVICTION` while a
-    partition has fewer than two in-sync copies on pods that report (of RF >= 2), or elects, and while a pod is being
-    emptied or ends: its copies are to be elsewhere first."""
+    those are more. `NO_EVICTION` while a partition has fewer than two in-sync copies on pods that report (of RF >= 2),
+    or elects, and while a pod is being emptied or ends: its copies are to be elsewhere first."""
     if snapshot is None:
         return NO_EVICTION
     ring = snapshot.map
