@@ -17,6 +17,7 @@ from cachecluster_devcluster import archives, binaries, cgroups, components, deb
 from cachecluster_devcluster.api import Api, wait
 from cachecluster_devcluster.archives import Image
 from cachecluster_devcluster.certificates import Certificates
+from cachecluster_devcluster.followers import wait_for_followers
 from cachecluster_devcluster.hub import FORWARDER, Hub
 from cachecluster_devcluster.namespaces import Machine, run
 from cachecluster_devcluster.nodes import Node, NodeSetup
@@ -61,9 +62,9 @@ class DevCluster:
     def up(self, nodes: int = 3, image_archives: Sequence[Path] = (), owned: bool = False) -> None:
         """Brings the cluster up and returns when all nodes are Ready and can make pods.
 
-        A cluster that runs is completed (stopped API server, killed nodes, missing images) and else left as it is; what
-        is left of one whose launcher crashed is removed first. `owned`: the cluster belongs to the calling process, and
-        `sweep` of another may remove it when this one is gone.
+        A cluster that runs is completed (stopped API server, killed nodes, missing images) and else left as it is; when
+        its API server was away, all parts follow it again. What is left of one whose launcher crashed is removed first.
+        `owned`: the cluster belongs to the calling process, and `sweep` of another may remove it when this one is gone.
         """
         check_machine()
         kube, coredns = binaries.binary(binaries.KUBE), binaries.binary(binaries.COREDNS)
@@ -125,6 +126,7 @@ class DevCluster:
 
     def stop_api(self) -> bool:
         """Kills the API server (etcd, controllers and nodes go on); False when it did not run."""
+        self._state.api_was_away = True
         return self._hub().stop_api()
 
     def start_api(self) -> None:
@@ -134,6 +136,7 @@ class DevCluster:
 
     def freeze_api(self) -> None:
         """Stops the API server in mid-air: connections stay open and nobody answers."""
+        self._state.api_was_away = True
         self._hub().signal_api(signal.SIGSTOP)
 
     def thaw_api(self) -> None:
@@ -262,6 +265,10 @@ class DevCluster:
         for name in names:
             self.heal(name)
         images.load([self.machine(name) for name in names], wanted)
+        if self._state.api_was_away:
+            machines = [self._hub_machine, *map(self.machine, names)]
+            wait_for_followers(self.kubectl, machines, names)
+            self._state.api_was_away = False
 
     def _start_nodes(self, settings: Settings, names: Sequence[str]) -> None:
         since = time.time()

@@ -129,7 +129,11 @@ class Machine:
 
     def reaches_services(self) -> bool:
         """Whether the machine's kube-proxy leads to the API server's Service."""
-        target = f"TCP:{network.API_SERVICE_ADDRESS}:443,connect-timeout=1"
+        return self.reaches(network.API_SERVICE_ADDRESS, 443)
+
+    def reaches(self, address: str, port: int) -> bool:
+        """Whether somebody takes a TCP connection from the machine within a second."""
+        target = f"TCP:{address}:{port},connect-timeout=1"
         try:
             self.run(["socat", "-u", "OPEN:/dev/null", target])
         except ProcessError:

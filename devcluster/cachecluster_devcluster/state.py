@@ -44,12 +44,25 @@ class State:
             if self.folder.is_relative_to(hidden):
                 raise ValueError(f"state folder {self.folder}: nodes have their own {hidden}; choose another place")
         self._file = self.folder / "cluster.json"
+        self._away = self.folder / "api-was-away"
         self.key = cache.digest([str(self.folder)])[:8]
 
     @property
     def cgroup_root(self) -> str:
         """The control group of all nodes of this cluster."""
         return f"devcluster-{self.key}"
+
+    @property
+    def api_was_away(self) -> bool:
+        """Whether parts of the cluster may still wait before they ask the API server again."""
+        return self._away.exists()
+
+    @api_was_away.setter
+    def api_was_away(self, away: bool) -> None:
+        if away:
+            self._away.touch()
+        else:
+            self._away.unlink(missing_ok=True)
 
     @property
     def pki(self) -> Path:
