@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXTENSIONS := $(shell find core sidecar -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi') core/cachecluster_core/gate_step.py
 
-.PHONY: help install demo demo-down local test lint format crds commands image clean
+.PHONY: help install demo demo-down local test fuzz lint format crds commands image clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -42,6 +42,10 @@ bench-move: install  ## planned hand-overs beside the engine's FAILOVER, as clie
 bench-router: install  ## the router beside twemproxy, Envoy and the engine (ARGS="--quick", ARGS=--help): build/bench/router.json
 	$(BIN)/python -m bench.router_peers
 	$(BIN)/python -m bench.router $(ARGS)
+
+fuzz: install  ## fuzz the router (TARGET=scanner or conversation, RUNS=100000); see tests/fuzz
+	$(BIN)/devcluster deps --for fuzz
+	$(BIN)/python -m tests.fuzz $(or $(TARGET),scanner) --runs $(or $(RUNS),100000)
 
 lint: install  ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .

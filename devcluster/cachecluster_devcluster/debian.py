@@ -26,7 +26,12 @@ IMAGE = ("mmdebstrap", "buildah", "uidmap", "git")
 ENGINES = ("s6", "redis-tools")
 ALL = (*CLUSTER, *IMAGE, *ENGINES)
 # Tests scrape with a real Prometheus and check alert rules with its promtool.
-PURPOSES = {"local": ENGINES, "cluster": ALL, "tests": (*ALL, "prometheus")}
+PURPOSES = {
+    "local": ENGINES,
+    "cluster": ALL,
+    "tests": (*ALL, "prometheus"),
+    "fuzz": ("clang", "libclang-rt-14-dev"),
+}
 
 
 def missing(packages: Sequence[str] = ALL) -> list[str]:

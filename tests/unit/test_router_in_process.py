@@ -3,183 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.unit.router_in_process import BIG, Transport, World, key_of
 from tests.unit.router_support import request
 
-from cachecluster_core import pod_table
-from cachecluster_core.slots import partition_of_key
 from cachecluster_sidecar.router import core
 from cachecluster_sidecar.router.answers import HANDLERS
-from cachecluster_sidecar.router.commands import load_commands
-from cachecluster_sidecar.router.core import Router
-from cachecluster_sidecar.router.resp import ReplyFeed
 
 pytestmark = pytest.mark.t0
 
-PARTITIONS = 2
-OUTPUT_PAUSE_BYTES: int = vars(core)["OUTPUT_PAUSE_BYTES"]
 PEER_SILENCE_S: float = vars(core)["PEER_SILENCE_S"]
 HELD_PAUSE_BYTES: int = vars(core)["HELD_PAUSE_BYTES"]
-BIG = b"$100000\r\n" + b"x" * 100_000 + b"\r\n"
-
-
-class Loop:
-    """Collects callbacks; `turn` runs them, and `wait` those for later."""
-
-    def __init__(self) -> None:
-        self._soon: deque[Callable[[], None]] = deque()
-        self._later: deque[Callable[[], None]] = deque()
-
-    def call_soon(self, callback: Callable[[], None]) -> None:
-        self._soon.append(callback)
-
-    def call_later(self, _delay_s: float, callback: Callable[[], None]) -> Any:
-        self._later.append(callback)
-        return self
-
-    def cancel(self) -> None:
-        """No timer is worth it here."""
-
-    def turn(self) -> None:
-        while self._soon:
-            self._soon.popleft()()
-
-    def wait(self) -> None:
-        """All times that were set are over."""
-        self._soon.extend(self._later)
-        self._later.clear()
-        self.turn()
-
-
-class Transport:
-    """The other side of a protocol: keeps what was written; with `slow`, nothing of it is taken by the peer."""
-
-    def __init__(self, protocol: Any, slow: bool = False) -> None:
-        self.protocol = protocol
-        self.written = b""
-        self.ended = False
-        self._slow = slow
-        protocol.connection_made(self)
-
-    def feed(self, data: bytes) -> None:
-        """Bytes from the other side."""
-        while data:
-            with memoryview(self.protocol.get_buffer(-1)) as buffer:
-                taken = min(len(buffer), len(data))
-                buffer[:taken] = data[:taken]
-            self.protocol.buffer_updated(taken)
-            data = data[taken:]
-
-    def write(self, data: bytes) -> None:
-        self.written += data
-        if self._slow and len(self.written) > OUTPUT_PAUSE_BYTES:
-            self.protocol.pause_writing()
-
-    def frames(self) -> list[bytes]:
-        """The replies written so far; they are forgotten."""
-        data, self.written = self.written, b""
-        return list(ReplyFeed().feed(data))
-
-    def abort(self) -> None:
-        self.ended = True
-
-    close = abort
-
-    def is_closing(self) -> bool:
-        return self.ended
-
-    def get_write_buffer_size(self) -> int:
-        return len(self.written) if self._slow else 0
-
-    def get_extra_info(self, _name: str) -> Any:
-        return self
-
-    def setsockopt(self, *_option: int) -> None:
-        """This transport is its own socket."""
-
-    def set_write_buffer_limits(self, high: int) -> None:
-        """`slow` decides."""
-
-    def pause_reading(self) -> None:
-        """A test feeds what it likes."""
-
-    def resume_reading(self) -> None:
-        """A test feeds what it likes."""
-
-
-class World:
-    """A pod with the primaries of both partitions, its gates open at generation 1, and the engines' connections."""
-
-    def __init__(self, max_clients: int = 10) -> None:
-        self.loop = Loop()
-        self.dialled: list[Any] = []
-        self.confirmed: list[tuple[int, int]] = []
-        self.answered: list[str] = []
-        loop: Any = self.loop
-        self.router: Any = Router(loop, load_commands(), self.dialled.append, self._answer)
-        self.router.confirm = lambda partition, generation: self.confirmed.append((partition, generation))
-        self._table = bytearray(pod_table.table_bytes(PARTITIONS))
-        self._max_clients = max_clients
-        self.use_routes([0, 1])
-        self.router.use_pod_table(memoryview(self._table))
-        for partition in range(PARTITIONS):
-            self.set_gate(partition, generation=1, epoch=1)
-            self.router.use_gate(partition, 1)
-
-    def _answer(self, client: Any, name: str, _arguments: list[bytes]) -> bytes:
-        self.answered.append(name)
-        if name == "cachecluster":
-            client.become_peer(2)
-            return b"+OK\r\n"
-        return BIG
-
-    def use_routes(self, copies: list[int], *primaries: str) -> None:
-        """`primaries` are those of both partitions, if not this pod."""
-        settings = {"parkTimeoutMs": 8000, "parkMaxBytes": 1 << 20, "maxClients": self._max_clients}
-        self.router.use_routes(
-            {
-                "self": "uid-0",
-                "partitions": PARTITIONS,
-                "members": {
-                    f"uid-{n}": {"name": f"demo-{n}", "host": f"127.0.0.{n + 1}", "port": 7379} for n in range(3)
-                },
-                "primaries": primaries or ["uid-0"] * PARTITIONS,
-                "replicas": [[]] * PARTITIONS,
-                "inSync": [1] * PARTITIONS,
-                "local": {str(index): {"socket": f"p{index}.sock"} for index in copies},
-                "settings": settings,
-            }
-        )
-
-    def set_gate(self, partition: int, generation: int, epoch: int, lasts_s: float = 1000.0) -> None:
-        deadline_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + int(lasts_s * 1e9)
-        record = (2 * generation, max(epoch, 1), epoch, deadline_ns, generation)
-        pod_table.GATE.pack_into(self._table, pod_table.gate_offset(partition), *record)
-
-    def client(self, cluster: bool = False, slow: bool = False) -> Transport:
-        return Transport(self.router.client(cluster), slow)
-
-    def engines(self) -> list[Transport]:
-        """Everything that was dialled and not yet answered, greeted."""
-        made = []
-        for backend in self.dialled:
-            engine = Transport(backend)
-            backend.greet(b"greeting")
-            engine.written = b""
-            engine.feed(b"+OK\r\n")
-            made.append(engine)
-        self.dialled.clear()
-        self.loop.turn()
-        return made
-
-
-def key_of(partition: int) -> str:
-    return next(f"k{n}" for n in range(100) if partition_of_key(b"k%d" % n, PARTITIONS) == partition)
 
 
 def connected_engine(world: World, client: Transport, partition: int = 0) -> Transport:
@@ -359,6 +196,18 @@ def test_a_split_write_that_one_engine_refused_is_not_called_undone(error: bytes
     zero.feed(error)
     one.feed(error)
     assert client.frames() == [error], "nothing was executed"
+
+
+def test_no_byte_beyond_a_request_is_read_when_its_first_line_lacks_a_line_feed() -> None:
+    """The arguments were looked for behind the next line feed, with letters for their lengths."""
+    arguments: list[list[bytes]] = []
+    world = World(answer=lambda _client, _name, words: arguments.append(words) or b"+OK\r\n")
+    client = world.client()
+    client.feed(b"*2\rX$4\r\nECHO\r\n$1\r\nX\r\n")
+    client.feed(b"*2\rX$3\r\nGET\r\n$%d\r\n%s\r\n" % (len(key_of(0)), key_of(0).encode()))
+    assert arguments == [[b"ECHO", b"X"]]
+    (engine,) = world.engines()
+    assert engine.written.startswith(b"*2\rX$3\r\nGET\r\n")
 
 
 def test_peers_beyond_the_limit_of_clients_are_counted_once() -> None:

@@ -134,6 +134,11 @@ def test_requests_byte_by_byte_with_inline_ones_between() -> None:
     assert [frame for byte in b"".join(frames) for frame in feed.feed(bytes([byte]))] == frames
 
 
+def test_a_line_ends_with_its_carriage_return_whatever_stands_behind_it() -> None:
+    """As in Redis: what comes after the carriage return is skipped, and not looked at."""
+    assert split_requests(b"*2\rX$4\r\nECHO\r\n$1\rYX\r\n") == ([[b"ECHO", b"X"]], b"")
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

@@ -359,7 +359,7 @@ def split_requests(bytes data):
 cdef list request_args(bytes frame):
     """The arguments of a complete multibulk frame."""
     cdef Arg arg
-    cdef Py_ssize_t at = frame.index(b"\n") + 1, n = PyBytes_GET_SIZE(frame)
+    cdef Py_ssize_t at = frame.index(b"\r") + 2, n = PyBytes_GET_SIZE(frame)
     cdef list arguments = []
     while at < n:
         at = next_arg(PyBytes_AS_STRING(frame), at, &arg)

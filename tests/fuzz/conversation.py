@@ -1,0 +1,301 @@
+"""One input of the fuzzer for whole conversations: what clients, engines, a peer and the agent do to one router.
+
+Each byte chooses what happens next, with the bytes after it as arguments: a client sends a command or bytes of the
+input, an engine answers some of what it got, or breaks, a peer refuses, gates shut and open, primaries move. Engines
+answer with a digest of the command. Whatever happens, no exception is swallowed, every command of a client has one
+reply in its turn, an engine's answer reaches the command that it answers, and in the end nothing is left in flight.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any
+from zlib import crc32
+
+from tests.unit.router_in_process import PARTITIONS, Transport, World, key_of
+from tests.unit.router_support import request
+
+from cachecluster_core.slots import partition_of_key
+from cachecluster_sidecar.router.answers import Answers
+from cachecluster_sidecar.router.resp import ProtocolError, ReplyFeed, split_requests
+
+TOKEN = b"token"
+TOO_MANY = b"-ERR max number of clients reached\r\n"
+KEYS = [key_of(0), key_of(1), key_of(0) + "{", "{" + key_of(1) + "}x"]
+COUNTED = (b"del", b"unlink", b"exists", b"touch")
+COMMANDS: list[Callable[[str, str], bytes]] = [
+    lambda a, b: request("GET", a),
+    lambda a, b: request("SET", a, b),
+    lambda a, b: request("MGET", a, b, a),
+    lambda a, b: request("MSET", a, "1", b, "2"),
+    lambda a, b: request("DEL", a, b),
+    lambda a, b: request("RENAME", a, b),
+    lambda a, b: request("PING"),
+    lambda a, b: request("HELLO", "3"),
+    lambda a, b: request("MULTI"),
+    lambda a, b: request("EXEC"),
+    lambda a, b: request("CLIENT", "SETNAME", a),
+    lambda a, b: request("CLIENT", "LIST"),
+    lambda a, b: request("INFO"),
+    lambda a, b: request("CLUSTER", "SLOTS"),
+    lambda a, b: request("EVAL", "return 1", "1", a),
+    lambda a, b: request("RESET"),
+    lambda a, b: request("QUIT"),
+    lambda a, b: request("NONSENSE", a),
+    lambda a, b: b"get %s\r\n" % a.encode(),
+    lambda a, b: request("CACHECLUSTER", "HELLO", "2", TOKEN, "uid-0"),
+    lambda a, b: request("CACHECLUSTER", "RESUME", "0"),
+    lambda a, b: request("CACHECLUSTER", "GATES"),
+]
+
+
+def check(data: bytes) -> None:
+    """Raises AssertionError for what must not be."""
+    with _NothingIsSwallowed():
+        conversation = _Conversation(data)
+        conversation.run()
+        conversation.end()
+
+
+class _NothingIsSwallowed:
+    """Compiled code that cannot raise prints what was raised in it, and goes on; here it fails."""
+
+    def __enter__(self) -> None:
+        self._first: BaseException | None = None
+        self._before = sys.unraisablehook
+        sys.unraisablehook = self._note
+
+    def _note(self, unraisable: Any) -> None:
+        self._first = self._first or unraisable.exc_value or AssertionError(str(unraisable))
+
+    def __exit__(self, kind: object, error: BaseException | None, where: TracebackType | None) -> None:
+        sys.unraisablehook = self._before
+        if self._first is not None:
+            raise AssertionError(f"swallowed: {self._first!r}") from self._first
+
+
+class _Talker:
+    """A client: what it has sent, and what it got."""
+
+    def __init__(self, world: World, cluster: bool) -> None:
+        self.transport = world.client(cluster)
+        self.sent = b""
+        self.ended = False
+
+    def send(self, data: bytes) -> None:
+        if not self.ended and not self.transport.ended:
+            self.sent += data
+            self.transport.feed(data)
+
+    def look(self) -> None:
+        """Every reply is the next command's."""
+        replies = [it for it in ReplyFeed().feed(self.transport.written) if it != TOO_MANY and not it.startswith(b">")]
+        try:
+            commands = [words for words in split_requests(self.sent)[0] if words != []]
+        except ProtocolError:
+            return
+        assert len(replies) <= len(commands), (commands, replies)
+        for words, reply in zip(commands, replies, strict=False):
+            if words is not None:
+                self._judge(words, reply)
+
+    def _judge(self, words: list[bytes], reply: bytes) -> None:
+        """An engine's answer is to this command; the words between routers are for peers only."""
+        assert b"failed to answer" not in reply, (words, reply)
+        name = words[0].lower()
+        kind = b"*" if name == b"mget" else b":" if name in COUNTED else b"$8\r\n"
+        if reply.startswith((kind, b"$8\r\n")):
+            assert reply == answer(words), (words, reply)
+        if reply.startswith((b"-CCGATE", b"-CCHELD")):
+            assert b"CACHECLUSTER" in self.sent.upper(), (words, reply)
+
+
+def answer(words: list[bytes]) -> bytes:
+    """What an engine of ours says to a command."""
+    name = words[0].lower()
+    if name == b"mget":
+        return b"*%d\r\n" % (len(words) - 1) + b"".join(answer([b"get", key]) for key in words[1:])
+    if name in COUNTED:
+        return b":%d\r\n" % (len(words) - 1)
+    if name == b"mset":
+        return b"+OK\r\n"
+    return b"$8\r\n%08x\r\n" % crc32(b"\0".join([name, *words[1:]]))
+
+
+class _Server:
+    """The other end of a connection of the router's: an engine, or a peer."""
+
+    def __init__(self, backend: Any) -> None:
+        self.is_peer = isinstance(backend.target.address, tuple)
+        self.backend = backend
+        self.transport = Transport(backend)
+        self._got = b""
+        self.pending: deque[list[bytes]] = deque()
+        backend.greet(b"")
+        self.transport.feed(b"+OK\r\n")
+
+    def look(self) -> None:
+        """Take what came."""
+        data, self.transport.written = self._got + self.transport.written, b""
+        found, self._got = split_requests(data)
+        self.pending.extend(found)
+
+    def speak(self, data: bytes) -> None:
+        if not self.transport.ended:
+            self.transport.feed(data)
+
+
+class _Conversation:
+    """Reads the input as a list of events."""
+
+    def __init__(self, data: bytes) -> None:
+        self._bytes: Iterator[int] = iter(data)
+        self.world = World(max_clients=3, answer=Answers(lambda: TOKEN))
+        self.clients = [_Talker(self.world, cluster=False), _Talker(self.world, cluster=True)]
+        self.servers: list[_Server] = []
+        self.generations = [1] * PARTITIONS
+        self.epoch = 1
+        self.events = (
+            self.send_command,
+            self.send_command,
+            self.send_bytes,
+            self.turn,
+            self.connect,
+            self.answer_some,
+            self.answer_some,
+            self.refuse,
+            self.say_bytes,
+            self.break_connection,
+            self.shut_or_open,
+            self.move_primary,
+            self.wait,
+            self.tick,
+            self.leave,
+            self.come,
+        )
+
+    def byte(self) -> int:
+        """The next byte of the input; 0 beyond its end."""
+        return next(self._bytes, 0)
+
+    def run(self) -> None:
+        for chosen in self._bytes:
+            self.events[chosen % len(self.events)]()
+            for server in self.servers:
+                server.look()
+        for client in self.clients:
+            client.look()
+
+    def client(self) -> _Talker:
+        return self.clients[self.byte() % len(self.clients)]
+
+    def server(self) -> _Server | None:
+        return self.servers[self.byte() % len(self.servers)] if self.servers else None
+
+    # -- what may happen
+
+    def send_command(self) -> None:
+        chosen = self.byte()
+        keys = KEYS[chosen % 4], KEYS[chosen // 4 % 4]
+        self.client().send(COMMANDS[self.byte() % len(COMMANDS)](*keys))
+
+    def send_bytes(self) -> None:
+        client = self.client()
+        client.send(bytes(self.byte() for _ in range(self.byte() % 64)))
+
+    def turn(self) -> None:
+        self.world.loop.turn()
+
+    def wait(self) -> None:
+        self.world.loop.wait()
+
+    def tick(self) -> None:
+        self.world.router.tick()
+
+    def connect(self) -> None:
+        """Connections that the router has asked for are made, or fail."""
+        dialled, self.world.dialled[:] = list(self.world.dialled), []
+        for backend in dialled:
+            if self.byte() % 8 == 7:
+                backend.failed("refused")
+            else:
+                self.servers.append(_Server(backend))
+        self.world.loop.turn()
+
+    def answer_some(self) -> None:
+        server = self.server()
+        for _ in range(self.byte() % 4 + 1):
+            if server is not None and server.pending:
+                words = server.pending.popleft()
+                server.speak(b"+OK\r\n" if words[0] == b"CACHECLUSTER" else answer(words))
+
+    def refuse(self) -> None:
+        """A peer's gate is not open. From an engine such words are a script's error."""
+        server = self.server()
+        if server is not None and server.pending and server.pending[0][0] != b"CACHECLUSTER":
+            words = server.pending.popleft()
+            server.speak(b"-CCGATE %d\r\n" % partition_of_key(words[1] if len(words) > 1 else b"", PARTITIONS))
+
+    def say_bytes(self) -> None:
+        """Garbage: the connection is given up, or waits for the rest of what looks like a reply."""
+        server = self.server()
+        said = bytes(self.byte() for _ in range(self.byte() % 16))
+        if server is not None:
+            server.speak(b"?" + said)
+
+    def break_connection(self) -> None:
+        server = self.server()
+        if server is not None:
+            self.servers.remove(server)
+            server.backend.connection_lost(None)
+
+    def shut_or_open(self) -> None:
+        partition, how = self.byte() % PARTITIONS, self.byte() % 3
+        if how < 2:
+            self.generations[partition] += 1
+        self.epoch += how == 1
+        self.world.set_gate(partition, self.generations[partition], self.epoch if how else 0, 1000.0)
+        self.world.router.use_gate(partition, self.generations[partition])
+
+    def move_primary(self) -> None:
+        chosen = self.byte()
+        primaries = [("uid-0", "uid-1", None)[chosen >> 2 * n & 3 if chosen >> 2 * n & 3 < 3 else 0] for n in (0, 1)]
+        copies = [n for n in (0, 1) if not chosen >> 4 + n & 1]
+        self.world.use_routes(copies, *primaries)
+
+    def leave(self) -> None:
+        client = self.client()
+        if not client.ended:
+            client.ended = True
+            client.transport.protocol.connection_lost(None)
+
+    def come(self) -> None:
+        if len(self.clients) < 6:
+            self.clients.append(_Talker(self.world, cluster=bool(self.byte() & 1)))
+
+    # -- in the end
+
+    def end(self) -> None:
+        """Everybody goes: nothing may be left."""
+        for client in self.clients:
+            if not client.ended:
+                client.ended = True
+                client.transport.protocol.connection_lost(None)
+        self.world.use_routes([0, 1])
+        for server in self.servers:
+            server.backend.connection_lost(None)
+        for backend in self.world.dialled:
+            backend.failed("the end")
+        for partition in range(PARTITIONS):
+            self.generations[partition] += 1
+            self.world.set_gate(partition, self.generations[partition], 0)
+            self.world.router.use_gate(partition, self.generations[partition])
+        self.world.loop.wait()
+        self.world.router.tick()
+        left = self.world.router.metrics()
+        assert (left["clients"], left["peers"], left["parked"], left["parkedBytes"], left["held"]) == (0,) * 5, left
+        for partition, generation in enumerate(self.generations):
+            assert (partition, generation) in self.world.confirmed, self.world.confirmed[-6:]

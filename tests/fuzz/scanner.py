@@ -1,0 +1,81 @@
+"""One input of the fuzzer for the RESP scanner: a stream of bytes, cut into pieces.
+
+The first byte says where the stream is cut. As requests and as replies it must give the same frames, and the same
+error, in one piece, in two and byte by byte; and wherever hiredis finds the end of a reply, so must we.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import hiredis
+
+from cachecluster_sidecar.router.resp import ProtocolError, ReplyFeed, RequestFeed, encode_request, split_requests
+
+HUGE = re.compile(rb"\d{6}")
+
+
+def check(data: bytes) -> None:
+    """Raises AssertionError for what must not be."""
+    if not data:
+        return
+    stream = data[1:]
+    cut = data[0] * len(stream) // 255
+    for feed in (RequestFeed, ReplyFeed):
+        frames, error = _frames(feed, (stream[at : at + 1] for at in range(len(stream))))
+        in_two, error_in_two = _frames(feed, (stream[:cut], stream[cut:]))
+        assert error == error_in_two and in_two == frames[: len(in_two)], (frames, in_two)
+        whole, error_in_one = _frames(feed, (stream,))
+        assert error == error_in_one and (error or whole == frames), (frames, whole)
+        assert stream.startswith(b"".join(frames))
+        if feed is ReplyFeed:
+            _compare_with_hiredis(stream, frames)
+        elif error is None:
+            _arguments_are_those_of_the_frames(stream, frames)
+
+
+def _frames(kind: type[RequestFeed | ReplyFeed], pieces: Iterable[bytes]) -> tuple[list[bytes], str | None]:
+    """The frames found piece by piece before an error, and the error."""
+    feed, found = kind(), list[bytes]()
+    try:
+        for piece in pieces:
+            found += feed.feed(piece)
+    except ProtocolError as error:
+        return found, str(error)
+    return found, None
+
+
+def _arguments_are_those_of_the_frames(stream: bytes, frames: list[bytes]) -> None:
+    requests, rest = split_requests(stream)
+    assert len(requests) == len(frames) and b"".join(frames) + rest == stream
+    for arguments, frame in zip(requests, frames, strict=True):
+        if frame.startswith(b"*") and arguments:  # what stands where a line ends is not looked at, as in Redis
+            assert len(encode_request(arguments)) == len(frame) and all(it in frame for it in arguments)
+
+
+def _compare_with_hiredis(stream: bytes, frames: list[bytes]) -> None:
+    """hiredis is stricter about what is inside a reply, and gives up there; up to then the ends are the same."""
+    if HUGE.search(stream):  # it makes room for as many elements as are announced
+        return
+    reader, ends = hiredis.Reader(), list[int]()
+    for at in range(len(stream)):
+        try:
+            reader.feed(stream[at : at + 1])
+            if reader.gets() is not False:
+                ends.append(at + 1)
+        except Exception:  # whatever it objects to
+            break
+    ours, at = [], 0
+    for frame in frames:
+        if _is_ours_alone(frame):
+            break
+        at += len(frame)
+        ours.append(at)
+    common = min(len(ours), len(ends))
+    assert ours[:common] == ends[:common], (stream, ours, ends)
+
+
+def _is_ours_alone(frame: bytes) -> bool:
+    """hiredis takes an attribute for a reply of its own, and a line feed alone for no end of a line."""
+    return b"|" in frame or frame.count(b"\n") != frame.count(b"\r\n")
