@@ -71,7 +71,8 @@ bench-durability: install  ## async, sync and WAIT side by side, in about a minu
 	$(BIN)/python -m bench.durability
 
 lock:  ## pin the newest versions that pyproject.toml allows in requirements.lock
-	$(BIN)/uv pip compile -q --all-extras --generate-hashes --no-annotate --no-header --no-emit-index-url -U pyproject.toml -o requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile -q --universal --all-extras --generate-hashes --no-annotate --no-header --no-emit-index-url -U pyproject.toml -o requirements.lock
 
 clean:  ## remove .venv and build
 	rm -rf .venv build

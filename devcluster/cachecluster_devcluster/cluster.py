@@ -63,7 +63,7 @@ class DevCluster:
         """Brings the cluster up and returns when all nodes are Ready and can make pods.
 
         A cluster that runs is completed (stopped API server, killed nodes, missing images) and else left as it is; when
-        its API server was away, all parts follow it again. What is left of one whose launcher crashed is removed first.
+        its API server was away, its parts follow it again. What is left of one whose launcher crashed is removed first.
         `owned`: the cluster belongs to the calling process, and `sweep` of another may remove it when this one is gone.
         """
         check_machine()
@@ -126,8 +126,9 @@ class DevCluster:
 
     def stop_api(self) -> bool:
         """Kills the API server (etcd, controllers and nodes go on); False when it did not run."""
+        stopped = self._hub().stop_api()
         self._state.api_was_away = True
-        return self._hub().stop_api()
+        return stopped
 
     def start_api(self) -> None:
         """Starts the API server again, or thaws it, and waits until it is ready."""
@@ -136,8 +137,8 @@ class DevCluster:
 
     def freeze_api(self) -> None:
         """Stops the API server in mid-air: connections stay open and nobody answers."""
-        self._state.api_was_away = True
         self._hub().signal_api(signal.SIGSTOP)
+        self._state.api_was_away = True
 
     def thaw_api(self) -> None:
         """Lets a frozen API server go on."""

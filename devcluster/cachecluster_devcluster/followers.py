@@ -1,4 +1,4 @@
-"""Whether all parts of a development cluster follow its API server, asked by objects of the day.
+"""Whether the parts of a development cluster follow its API server, asked by objects of the day.
 
 Kubelets, controllers and proxies that could not watch try again after waits that double to half a minute and more.
 Until then they act on what they knew: a new Service leads nowhere, a new pod does not start.
@@ -22,13 +22,13 @@ PATIENCE_SECONDS = 120.0
 def wait_for_followers(kubectl: Callable[..., str], machines: Sequence[Machine], nodes: Sequence[str]) -> None:
     """Returns when a new pod on every node is ready and every machine reaches them by a new Service.
 
-    Raises TimeoutError or ProcessError when that takes more than two minutes. The pods are in their nodes' network, and
-    it is the kubelet that answers at the Service's address.
+    Raises TimeoutError or ProcessError when that takes more than two minutes or so. The pods are in their nodes'
+    network, and it is a kubelet that answers at the Service's address. The scheduler is not asked.
     """
     objects = {"apiVersion": "v1", "kind": "List", "items": [_service(), *map(_pod, nodes)]}
     within = ("--namespace", NAMESPACE)
     remove = ("delete", "pods,services", "-l", f"app={NAME}", "--now")
-    kubectl(*within, *remove)
+    kubectl(*within, *remove, f"--timeout={PATIENCE_SECONDS:.0f}s")
     kubectl(*within, "apply", "-f", "-", input_text=json.dumps(objects))
     try:
         ready = ("--for=condition=Ready", f"--timeout={PATIENCE_SECONDS:.0f}s")
@@ -38,7 +38,7 @@ def wait_for_followers(kubectl: Callable[..., str], machines: Sequence[Machine],
             what = f"new Services on {machine.name} (log: {machine.folder}/kube-proxy.log)"
             wait(what, lambda machine=machine: machine.reaches(address, 443), PATIENCE_SECONDS)  # type: ignore[misc]
     finally:
-        kubectl(*within, *remove)
+        kubectl(*within, *remove, "--wait=false")
 
 
 def _service() -> dict[str, object]:

@@ -13,7 +13,8 @@ import hiredis
 
 from cachecluster_sidecar.router.resp import ProtocolError, ReplyFeed, RequestFeed, encode_request, split_requests
 
-HUGE = re.compile(rb"\d{6}")
+NOT_FOR_HIREDIS = re.compile(rb"\d{6}|=")
+"""It makes room for as many elements as are announced, and reads beyond verbatim strings that end too early."""
 
 
 def check(data: bytes) -> None:
@@ -25,7 +26,7 @@ def check(data: bytes) -> None:
     for feed in (RequestFeed, ReplyFeed):
         frames, error = _frames(feed, (stream[at : at + 1] for at in range(len(stream))))
         in_two, error_in_two = _frames(feed, (stream[:cut], stream[cut:]))
-        assert error == error_in_two and in_two == frames[: len(in_two)], (frames, in_two)
+        assert error == error_in_two and (in_two == frames or (error and in_two == frames[: len(in_two)]))
         whole, error_in_one = _frames(feed, (stream,))
         assert error == error_in_one and (error or whole == frames), (frames, whole)
         assert stream.startswith(b"".join(frames))
@@ -50,19 +51,20 @@ def _arguments_are_those_of_the_frames(stream: bytes, frames: list[bytes]) -> No
     requests, rest = split_requests(stream)
     assert len(requests) == len(frames) and b"".join(frames) + rest == stream
     for arguments, frame in zip(requests, frames, strict=True):
-        if frame.startswith(b"*") and arguments:  # what stands where a line ends is not looked at, as in Redis
-            assert len(encode_request(arguments)) == len(frame) and all(it in frame for it in arguments)
+        if frame.startswith(b"*") and arguments:
+            assert encode_request(arguments) == frame
 
 
 def _compare_with_hiredis(stream: bytes, frames: list[bytes]) -> None:
     """hiredis is stricter about what is inside a reply, and gives up there; up to then the ends are the same."""
-    if HUGE.search(stream):  # it makes room for as many elements as are announced
+    if NOT_FOR_HIREDIS.search(stream):
         return
-    reader, ends = hiredis.Reader(), list[int]()
+    missing = object()
+    reader, ends = hiredis.Reader(notEnoughData=missing), list[int]()
     for at in range(len(stream)):
         try:
             reader.feed(stream[at : at + 1])
-            if reader.gets() is not False:
+            if reader.gets() is not missing:
                 ends.append(at + 1)
         except Exception:  # whatever it objects to
             break
@@ -77,5 +79,5 @@ def _compare_with_hiredis(stream: bytes, frames: list[bytes]) -> None:
 
 
 def _is_ours_alone(frame: bytes) -> bool:
-    """hiredis takes an attribute for a reply of its own, and a line feed alone for no end of a line."""
-    return b"|" in frame or frame.count(b"\n") != frame.count(b"\r\n")
+    """hiredis takes an attribute for a reply of its own."""
+    return b"|" in frame

@@ -16,6 +16,7 @@ from cachecluster_sidecar.router.answers import HANDLERS
 pytestmark = pytest.mark.t0
 
 PEER_SILENCE_S: float = vars(core)["PEER_SILENCE_S"]
+OUTPUT_MAX_BYTES: int = vars(core)["OUTPUT_MAX_BYTES"]
 HELD_PAUSE_BYTES: int = vars(core)["HELD_PAUSE_BYTES"]
 
 
@@ -198,16 +199,34 @@ def test_a_split_write_that_one_engine_refused_is_not_called_undone(error: bytes
     assert client.frames() == [error], "nothing was executed"
 
 
-def test_no_byte_beyond_a_request_is_read_when_its_first_line_lacks_a_line_feed() -> None:
-    """The arguments were looked for behind the next line feed, with letters for their lengths."""
-    arguments: list[list[bytes]] = []
-    world = World(answer=lambda _client, _name, words: arguments.append(words) or b"+OK\r\n")
+@pytest.mark.parametrize("bad", [b"*2\rX$3\r\nGET\r\n$2\r\nk0\r\n", b"*2\r\n$3\rXGET\r\n", b"*2\r\n$3\r\nGETxx"])
+def test_a_request_that_an_engine_would_end_its_connection_for_does_not_reach_it(bad: bytes) -> None:
+    """All clients share that connection. The arguments were looked for behind the next line feed, too: letters there
+    were taken for lengths, and bytes beyond the request were read."""
+    world = World()
+    client, other = world.client(), world.client()
+    engine = connected_engine(world, other)
+    client.feed(request("GET", key_of(0)) + bad)
+    world.loop.turn()
+    assert engine.written == request("GET", key_of(0))
+    engine.feed(b"$1\r\n1\r\n")
+    assert client.frames() == [b"$1\r\n1\r\n", b"-ERR Protocol error: invalid CRLF in request\r\n"]
+    assert client.ended and not engine.ended
+
+
+def test_a_client_whose_replies_pile_up_behind_one_that_does_not_come_is_disconnected() -> None:
+    world = World()
     client = world.client()
-    client.feed(b"*2\rX$4\r\nECHO\r\n$1\r\nX\r\n")
-    client.feed(b"*2\rX$3\r\nGET\r\n$%d\r\n%s\r\n" % (len(key_of(0)), key_of(0).encode()))
-    assert arguments == [[b"ECHO", b"X"]]
-    (engine,) = world.engines()
-    assert engine.written.startswith(b"*2\rX$3\r\nGET\r\n")
+    zero, one = connected_engine(world, client, 0), connected_engine(world, client, 1)
+    client.feed(request("GET", key_of(0)) + request("GET", key_of(1)) * 200)
+    world.loop.turn()
+    assert zero.written and not client.ended
+    large = b"$1000000\r\n" + b"x" * 1_000_000 + b"\r\n"
+    given = 0
+    while not client.ended and given < 200:
+        one.feed(large)
+        given += 1
+    assert OUTPUT_MAX_BYTES <= given * len(large) < OUTPUT_MAX_BYTES + 2 * len(large)
 
 
 def test_peers_beyond_the_limit_of_clients_are_counted_once() -> None:

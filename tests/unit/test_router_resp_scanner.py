@@ -38,6 +38,7 @@ CORPUS = [
     b"~2\r\n+a\r\n+b\r\n",
     b">2\r\n+message\r\n+x\r\n",
     b"$4\r\n\r\n\r\n\r\n",
+    b"+a\nb\r\n",
 ]
 
 
@@ -99,7 +100,7 @@ def test_depth_costs_nothing() -> None:
     assert ReplyFeed().feed(reply) == [reply]
 
 
-@pytest.mark.parametrize("junk", [b"hello\r\n", b"$x\r\n", b"*1x\r\n", b"\x00\r\n"])
+@pytest.mark.parametrize("junk", [b"hello\r\n", b"$x\r\n", b"*1x\r\n", b"\x00\r\n", b"$1\r\naxx", b"$1\rXa\r\n"])
 def test_bytes_that_are_no_reply(junk: bytes) -> None:
     with pytest.raises(ProtocolError):
         ReplyFeed().feed(junk)
@@ -134,11 +135,6 @@ def test_requests_byte_by_byte_with_inline_ones_between() -> None:
     assert [frame for byte in b"".join(frames) for frame in feed.feed(bytes([byte]))] == frames
 
 
-def test_a_line_ends_with_its_carriage_return_whatever_stands_behind_it() -> None:
-    """As in Redis: what comes after the carriage return is skipped, and not looked at."""
-    assert split_requests(b"*2\rX$4\r\nECHO\r\n$1\rYX\r\n") == ([[b"ECHO", b"X"]], b"")
-
-
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -152,6 +148,10 @@ def test_a_line_ends_with_its_carriage_return_whatever_stands_behind_it() -> Non
         (b"*1\r\n$-1\r\n", "invalid bulk length"),
         (b"*1\r\n$536870913\r\n", "invalid bulk length"),
         (b"*1\r\n$a\r\n", "invalid bulk length"),
+        (b"*1\rX$4\r\nPING\r\n", "invalid CRLF in request"),
+        (b"*1\r\n$4\rXPING\r\n", "invalid CRLF in request"),
+        (b"*1\r\n$4\r\nPINGxx", "invalid CRLF in request"),
+        (b"*1\r\n$4\r\nPING\rx", "invalid CRLF in request"),
         (b"x" * (MAX_INLINE_BYTES + 1), "too big inline request"),
     ],
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import re
 import time
 from collections.abc import Callable
 from functools import cache
@@ -20,6 +21,8 @@ from .encode import OK, Simple, encode, error
 log = logging.getLogger("cachecluster.router")
 
 Arguments = list[bytes]
+MOST_ARGUMENTS = 1024
+"""Of a command that the router answers itself: others wait meanwhile."""
 SYNTAX_ERROR = error("ERR syntax error")
 NOT_INTEGER = error("ERR value is not an integer or out of range")
 NO_CLUSTER = error("ERR This instance has cluster support disabled")
@@ -28,6 +31,7 @@ NO_PASSWORD = error(
     "Are you sure your configuration is correct?"
 )
 WRONG_PASSWORD = error("WRONGPASS invalid username-password pair or user is disabled.")
+PRINTABLE = re.compile(rb"[!-~]*")
 BAD_NAME = error("ERR Client names cannot contain spaces, newlines or special characters.")
 
 
@@ -42,6 +46,8 @@ class Answers:
 
     def __call__(self, client: Client, name: str, arguments: Arguments) -> bytes | None:
         """The reply to one command."""
+        if len(arguments) > MOST_ARGUMENTS:
+            return error(f"ERR '{name}' takes at most {MOST_ARGUMENTS} arguments here; ask in several commands")
         try:
             if name == "cachecluster":
                 return self._peer(client, arguments)
@@ -178,7 +184,7 @@ def _reset(client: Client, arguments: Arguments) -> bytes:
 
 
 def _valid_name(name: bytes) -> bool:
-    return all(0x21 <= byte <= 0x7E for byte in name)
+    return PRINTABLE.fullmatch(name) is not None
 
 
 def _client_setname(client: Client, arguments: Arguments) -> bytes:

@@ -11,11 +11,16 @@ VALUES_OF_OPTION = {b"GROUP": 2, b"COUNT": 1, b"CLAIM": 1}
 """How many values follow an option of XREAD and XREADGROUP; a value may read like an option."""
 
 
+def word(argument: bytes) -> bytes:
+    """An option as the engines compare it: in any case, and up to a byte 0."""
+    return argument.partition(b"\0")[0].upper()
+
+
 def no_block(arguments: list[bytes]) -> str | None:
     """XREAD and XREADGROUP share a connection with others unless they block."""
     at = 1
     while at < len(arguments):
-        option = arguments[at].upper()
+        option = word(arguments[at])
         if option == b"STREAMS":
             return None
         if option == b"BLOCK":
@@ -35,7 +40,7 @@ def sort_patterns(arguments: list[bytes]) -> str | None:
     """BY and GET patterns read keys of any partition, as in Redis Cluster they are refused."""
     at = 2
     while at + 1 < len(arguments):
-        option, value = arguments[at].upper(), arguments[at + 1]
+        option, value = word(arguments[at]), arguments[at + 1]
         if option == b"LIMIT":
             at += 3
         elif option in (b"BY", b"GET", b"STORE"):

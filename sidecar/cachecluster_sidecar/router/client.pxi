@@ -260,6 +260,10 @@ cdef class Client:
         buf_add(&r.reply, p, n)
         r.done = True
         self.held += n
+        if self.held > C_OUTPUT_MAX and not self.peer and not self.closing:
+            log.warning("client %d has too many replies behind one that does not come: disconnected", self.id)
+            self.closing = True
+            self.transport.abort()
 
     cdef void tell(self, Request r, bytes reply):
         """A reply that this peer has a ticket for, between two others; or in its turn, if the ticket has not left."""

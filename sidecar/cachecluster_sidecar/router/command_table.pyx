@@ -205,16 +205,21 @@ cdef int fill_spec(KeySpec* spec, dict key) except -1:
     return 0
 
 
-cdef Py_ssize_t find_keyword(KeySpec* spec, const char* frame, const Arg* args, Py_ssize_t argc) noexcept nogil:
-    """The argument after the keyword, or -1; a negative start searches backwards."""
-    cdef Py_ssize_t i = spec.begin if spec.begin > 0 else argc + spec.begin
+cdef Py_ssize_t find_keyword(
+    KeySpec* spec, const char* frame, const Arg* args, Py_ssize_t argc, Py_ssize_t i
+) noexcept nogil:
+    """The argument after the keyword, which is looked for from i on, or -1; a negative begin searches backwards.
+
+    The engines compare up to a byte 0.
+    """
     cdef Py_ssize_t step = 1 if spec.begin > 0 else -1
     cdef Py_ssize_t length = 0
     while spec.keyword[length]:
         length += 1
     while 0 < i < argc:
-        if args[i].len == length and same(spec.keyword, frame + args[i].at, length):
-            return i + 1
+        if args[i].len >= length and same(spec.keyword, frame + args[i].at, length):
+            if args[i].len == length or frame[args[i].at + length] == 0:
+                return i + 1
         i += step
     return -1
 
@@ -234,12 +239,25 @@ cdef Py_ssize_t small_int(const char* p, Py_ssize_t n) noexcept nogil:
 cdef Py_ssize_t find_keys(
     Command* command, const char* frame, const Arg* args, Py_ssize_t argc, Py_ssize_t* found, Py_ssize_t room
 ) noexcept nogil:
-    """The argument numbers of all keys; specifications that do not fit the arguments are passed over."""
+    """The argument numbers of all keys; specifications that do not fit the arguments are passed over.
+
+    The one key of an option (STORE key) counts wherever the option stands: of several, an engine takes the last.
+    """
     cdef Py_ssize_t count = 0, first, last, number, i, k
     cdef KeySpec* spec
     for k in range(command.specs):
         spec = &command.spec[k]
-        first = find_keyword(spec, frame, args, argc) if spec.by_keyword else spec.begin
+        first = spec.begin
+        if spec.by_keyword:
+            i = spec.begin if spec.begin > 0 else argc + spec.begin
+            first = find_keyword(spec, frame, args, argc, i)
+            while spec.begin > 0 and spec.last == 0 and not spec.by_number and 0 < first < argc:
+                i = find_keyword(spec, frame, args, argc, first)
+                if i < 0 or i >= argc or count >= room:
+                    break
+                found[count] = first
+                count += 1
+                first = i
         if first < 1 or first >= argc:
             continue
         if spec.by_number:

@@ -333,7 +333,10 @@ cdef class CommitLink:
         cdef Py_ssize_t start = 0
         self.rest = self.rest + data if self.rest else data
         while start < len(self.rest) and not self.closed:
-            if scan_reply(&self.scan, PyBytes_AS_STRING(self.rest) + start, len(self.rest) - start) != SCAN_COMPLETE:
+            scanned = scan_reply(&self.scan, PyBytes_AS_STRING(self.rest) + start, len(self.rest) - start)
+            if scanned == SCAN_ERROR:
+                self.transport.abort()
+            if scanned != SCAN_COMPLETE:
                 break
             frame = self.rest[start : start + self.scan.pos]
             start += self.scan.pos

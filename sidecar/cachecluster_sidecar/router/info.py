@@ -14,6 +14,8 @@ from .core import Client, Router
 STARTED = time.monotonic()
 VALKEY_COMPATIBILITY = "7.2.4"
 """The redis_version that every Valkey reports, so that clients written for Redis know its features."""
+LONGEST_PATTERN = 256
+"""Of a name of CONFIG GET in bytes; longer ones match nothing."""
 EVERYTHING = ("all", "everything", "default")
 
 
@@ -36,9 +38,10 @@ def config(router: Router, client: Client) -> dict[str, str]:
 
 def config_get(router: Router, client: Client, patterns: list[bytes]) -> dict[str, str]:
     """The settings whose names match any of the glob patterns."""
-    wanted = [pattern.decode(errors="replace").lower() for pattern in patterns]
     values = config(router, client)
-    return {name: values[name] for name in values if any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)}
+    wanted = [it.decode(errors="replace").lower() for it in dict.fromkeys(patterns) if len(it) <= LONGEST_PATTERN]
+    found = {name for pattern in wanted for name in fnmatch.filter(values, pattern)}
+    return {name: value for name, value in values.items() if name in found}
 
 
 def info(router: Router, client: Client, sections: list[bytes]) -> str:

@@ -31,6 +31,7 @@ cdef enum:
     TOO_BIG_LENGTH = 4
     NO_DOLLAR = 5
     BAD_LENGTH = 6
+    BAD_LINE_END = 7
 
 cdef dict ERRORS = {
     TOO_BIG_INLINE: b"too big inline request",
@@ -38,6 +39,7 @@ cdef dict ERRORS = {
     BAD_COUNT: b"invalid multibulk length",
     TOO_BIG_LENGTH: b"too big bulk count string",
     BAD_LENGTH: b"invalid bulk length",
+    BAD_LINE_END: b"invalid CRLF in request",
 }
 
 
@@ -87,7 +89,8 @@ cdef void buf_free(Buf* b) noexcept nogil:
 
 
 cdef inline int header(const char* p, Py_ssize_t i, Py_ssize_t n, long long* value, Py_ssize_t* end) noexcept nogil:
-    """Read `<integer>\\r\\n` at i: 1 when it is there, 0 when bytes are missing, -1 when it is not an integer.
+    """Read `<integer>\\r\\n` at i: 1 when it is there, 0 when bytes are missing, -1 when it is not an integer, and -2
+    when something else stands where the line feed should.
 
     Strict as Redis' string2ll: no plus sign, no spaces, no leading zeros.
     """
@@ -109,6 +112,8 @@ cdef inline int header(const char* p, Py_ssize_t i, Py_ssize_t n, long long* val
         return -1
     if j + 1 >= n:
         return 0
+    if p[j + 1] != c"\n":
+        return -2
     value[0] = -v if negative else v
     end[0] = j + 2
     return 1
@@ -140,6 +145,9 @@ cdef int scan_request(RequestScan* s, const char* p, Py_ssize_t n) noexcept nogi
 
     SCAN_COMPLETE: the frame is p[0:pos], with argc arguments (0 and below: an empty request, to be ignored), the first
     of them in `head`. SCAN_INLINE: p[0:pos] is one line of an inline request. SCAN_ERROR: see request_error.
+
+    As strict as Valkey, which ends a connection where a line feed is missing: Redis takes any byte in its place. What one
+    of them refuses must not reach it, on a connection that all clients share.
     """
     cdef long long v
     cdef Py_ssize_t end
@@ -151,7 +159,7 @@ cdef int scan_request(RequestScan* s, const char* p, Py_ssize_t n) noexcept nogi
             return scan_inline(s, p, n)
         r = header(p, 1, n, &v, &end)
         if r < 0:
-            return failed(s, BAD_COUNT)
+            return failed(s, BAD_COUNT if r == -1 else BAD_LINE_END)
         if r == 0:
             return failed(s, TOO_BIG_COUNT) if n > MAX_INLINE_BYTES_C else SCAN_INCOMPLETE
         if v > MAX_ARGS_C:
@@ -167,6 +175,8 @@ cdef int scan_request(RequestScan* s, const char* p, Py_ssize_t n) noexcept nogi
         r = header(p, s.pos + 1, n, &v, &end)
         if r == 0:
             return failed(s, TOO_BIG_LENGTH) if n - s.pos > MAX_INLINE_BYTES_C else SCAN_INCOMPLETE
+        if r == -2:
+            return failed(s, BAD_LINE_END)
         if r < 0 or v < 0 or v > MAX_BULK_BYTES_C:
             return failed(s, BAD_LENGTH)
         if s.index < HEAD_ARGS:
@@ -174,6 +184,8 @@ cdef int scan_request(RequestScan* s, const char* p, Py_ssize_t n) noexcept nogi
             s.head[s.index].len = v
         if end + v + 2 > n:
             return SCAN_INCOMPLETE
+        if p[end + v] != c"\r" or p[end + v + 1] != c"\n":
+            return failed(s, BAD_LINE_END)
         s.pos = end + v + 2
         s.index += 1
     return SCAN_COMPLETE
@@ -208,6 +220,18 @@ cdef void reply_scan_reset(ReplyScan* s) noexcept nogil:
     s.pending = 0
 
 
+cdef inline Py_ssize_t line_end(const char* p, Py_ssize_t at, Py_ssize_t n) noexcept nogil:
+    """Where the line that contains p[at] ends, its carriage return and line feed included; 0 when it does not yet."""
+    cdef const char* newline
+    while True:
+        newline = <const char*>memchr(p + at, c"\n", n - at)
+        if newline == NULL:
+            return 0
+        at = newline - p + 1
+        if at > 1 and p[at - 2] == c"\r":
+            return at
+
+
 cdef int scan_reply(ReplyScan* s, const char* p, Py_ssize_t n) noexcept nogil:
     """Go on scanning the reply whose first byte is p[0]; SCAN_COMPLETE when it is p[0:pos].
 
@@ -215,7 +239,6 @@ cdef int scan_reply(ReplyScan* s, const char* p, Py_ssize_t n) noexcept nogil:
     """
     cdef long long v
     cdef Py_ssize_t end
-    cdef const char* newline
     cdef char kind
     cdef int r
     if s.pos == 0 and s.pending == 0:
@@ -225,10 +248,10 @@ cdef int scan_reply(ReplyScan* s, const char* p, Py_ssize_t n) noexcept nogil:
             return SCAN_INCOMPLETE
         kind = p[s.pos]
         if kind == c"+" or kind == c":" or kind == c"-" or kind == c"_" or kind == c"#" or kind == c"," or kind == c"(":
-            newline = <const char*>memchr(p + s.pos, c"\n", n - s.pos)
-            if newline == NULL:
+            end = line_end(p, s.pos, n)
+            if end == 0:
                 return SCAN_INCOMPLETE
-            s.pos = newline - p + 1
+            s.pos = end
             s.pending -= 1
             continue
         r = header(p, s.pos + 1, n, &v, &end)
@@ -239,6 +262,8 @@ cdef int scan_reply(ReplyScan* s, const char* p, Py_ssize_t n) noexcept nogil:
                 if end + v + 2 > n:
                     return SCAN_INCOMPLETE
                 end += v + 2
+                if p[end - 2] != c"\r" or p[end - 1] != c"\n":
+                    return SCAN_ERROR
             s.pending -= 1
         elif kind == c"*" or kind == c"~" or kind == c">":
             s.pending += (v if v > 0 else 0) - 1
@@ -359,7 +384,7 @@ def split_requests(bytes data):
 cdef list request_args(bytes frame):
     """The arguments of a complete multibulk frame."""
     cdef Arg arg
-    cdef Py_ssize_t at = frame.index(b"\r") + 2, n = PyBytes_GET_SIZE(frame)
+    cdef Py_ssize_t at = frame.index(b"\n") + 1, n = PyBytes_GET_SIZE(frame)
     cdef list arguments = []
     while at < n:
         at = next_arg(PyBytes_AS_STRING(frame), at, &arg)
