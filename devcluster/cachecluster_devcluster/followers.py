@@ -51,7 +51,6 @@ def _pod(node: str) -> dict[str, object]:
     spec = {
         "nodeName": node,
         "hostNetwork": True,
-        "automountServiceAccountToken": False,
         "tolerations": [{"operator": "Exists"}],
         "containers": [{"name": "pause", "image": PAUSE_IMAGE, "imagePullPolicy": "Never"}],
     }
