@@ -51,6 +51,7 @@ def _pod(node: str) -> dict[str, object]:
     spec = {
         "nodeName": node,
         "hostNetwork": True,
+        "automountServiceAccountToken": False,
         "tolerations": [{"operator": "Exists"}],
         "containers": [{"name": "pause", "image": PAUSE_IMAGE, "imagePullPolicy": "Never"}],
     }

@@ -104,9 +104,10 @@ class Fault:
         self.cache.wait_whole(within_s, self.copies)
         whole_s = time.monotonic() - self.struck
         self.wait_answers()
-        missing = self.load.ask("check")["missing"]
-        assert not missing, f"{self.name}: {len(missing)} old keys are gone: {missing[:20]}"
-        report = self.load.ask("report")
+        missing, report = self.load.ask("check")["missing"], self.load.ask("report")
+        if missing:
+            told = f"{self.name}: {len(missing)} old keys are gone: {missing[:20]}"
+            raise AssertionError(f"{told}\n{report}\n{self.cache.ring()}\n{self.cache.story()}")
         assert not report["emptied"], f"{self.name}: served empty: {report}"
         assert not report["wrong"], f"{self.name}: {report['wrong']}"
         events = self.cache.events_since(self.struck_at)

@@ -14,7 +14,7 @@ from cachecluster_devcluster.cluster import DevCluster, sweep
 from cachecluster_devcluster.processes import Ledger, ProcessError, start_time
 from cachecluster_devcluster.state import State
 
-pytestmark = pytest.mark.t2
+pytestmark = [pytest.mark.t2, pytest.mark.timeout(300)]  # a cluster that lost its API server is waited for
 
 
 def test_up_of_a_running_cluster_changes_nothing(devcluster: DevCluster) -> None:

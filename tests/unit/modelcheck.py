@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import protocol_values as v
 import protocol_world as p
-from protocol_actions import groups, successors, violation
+from protocol_actions import answered, groups, successors, violation
 from protocol_forms import older, without_stale_tokens
 from protocol_handovers import ask
 
@@ -85,7 +85,10 @@ def moving(pods: int, budget: v.Budget, rules: v.Rules = v.RULES) -> v.World:
 
 
 class _Seen:
-    """The set of worlds met, with how each was reached. Parts of worlds are numbered: equal parts, equal numbers."""
+    """The set of worlds met, with how each was reached. Parts of worlds are numbered: equal parts, equal numbers.
+
+    A world in which fewer faults may still happen than in one that was met and is else the same is met as well.
+    """
 
     def __init__(self) -> None:
         self._number_of_part: dict[object, int] = {}
@@ -93,9 +96,10 @@ class _Seen:
         self._labels: dict[str, int] = {}
         self._index: dict[bytes, int] = {}
         self._parent, self._label = array("I"), array("I")
+        self._budget = list[v.Budget]()
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._parent)
 
     def _number(self, part: object) -> int:
         """An equal number for an equal part; parts are mostly the very same objects, so that few are hashed."""
@@ -106,7 +110,7 @@ class _Seen:
         return known[0]
 
     def key(self, world: v.World) -> bytes:
-        """A short value that is equal exactly for equal worlds."""
+        """A short value that is equal exactly for worlds that are equal but for their budgets."""
         parts = (
             *world.agents,
             *world.operators,
@@ -115,7 +119,6 @@ class _Seen:
             world.acked,
             world.emptied,
             world.tokens,
-            world.budget,
             world.map,
             *world.past,
         )
@@ -124,9 +127,11 @@ class _Seen:
     def add(self, world: v.World, parent: int, label: str) -> int | None:
         """Its index, None when it was met before."""
         key = self.key(world)
-        if key in self._index:
+        known = self._index.get(key)
+        if known is not None and self._budget[known].covers(world.budget):
             return None
-        index = self._index[key] = len(self._index)
+        index = self._index[key] = len(self._parent)
+        self._budget.append(world.budget)
         self._parent.append(parent)
         self._label.append(self._labels.setdefault(label, len(self._labels)))
         return index
@@ -167,7 +172,7 @@ def _explore(world: v.World, max_states: int, progress: Progress) -> Explored:
                 if raw is state:
                     continue
                 transitions += 1
-                following = without_stale_tokens(p.mark_safe(raw))
+                following = answered(without_stale_tokens(p.mark_safe(raw)))
                 reached = seen.add(following, index, label)
                 if reached is None:
                     continue
@@ -218,7 +223,7 @@ def walk(world: v.World, steps: int, seed: int, recoveries: int = 0, length: int
                 state, trace = world, []
                 continue
             trace.append(taken[0])
-            state = without_stale_tokens(p.mark_safe(taken[1]))
+            state = answered(without_stale_tokens(p.mark_safe(taken[1])))
             broken = violation(state)
             if broken:
                 raise Violation(broken)

@@ -177,9 +177,6 @@ def forget_past(world: World) -> World:
 def _data(world: World, i: int) -> Actions:
     """Writes, replication, replies, and the end of a process."""
     redis = world.redis[i]
-    acked = acknowledge(world, i)
-    if acked is not None:
-        yield f"ack{i}", acked
     copied = replicate(world, i)
     if copied is not None:
         yield f"replicate{i}", copied
@@ -270,6 +267,14 @@ def _told(view: o.OperatorView, suspected: str | None, emptied: str | None) -> d
         assert it.report is not None
         told[pod] = replace(it, suspicion=suspicion, report=replace(it.report, draining=pod == emptied))
     return told
+
+
+def answered(world: World) -> World:
+    """The world in which every reply that may leave has left. Nothing but the invariants asks what was answered, and
+    the more was, the more must be there: so that a later moment need not be looked at."""
+    for pod in range(len(world.redis)):
+        world = acknowledge(world, pod) or world
+    return world
 
 
 def acknowledge(world: World, pod: int) -> World | None:

@@ -9,7 +9,7 @@
 * Of marks, and without time of messages and news, only what is of the highest epoch seen, or above it, is kept: nothing
   below that floor is acted on (checked in `test_protocol_forms`). A shut gate remembers the set that it required, but
   no confirmation of it. When a process was born matters only to a partition that begins anew, which is never so
-  without time.
+  without time. Of a rank term only whether there is one: all sealed copies of an in-sync set have that of the entry.
 * What is for people (reasons) is left out; a map's version is its epoch and its learners, which never come again.
 
 What else keeps the number of worlds small stands in `protocol_actions`. Pods are not interchangeable: the placement
@@ -74,6 +74,7 @@ def _marks_form(marks: Marks, shut: bool, timeless: bool) -> Marks:
     promised = marks.promised_until_ns > NOW_NS
     return replace(
         marks,
+        rank_term=min(1, marks.rank_term) if timeless else marks.rank_term,
         born_epoch=marks.born_epoch if marks.born_epoch >= floor and not timeless else 0,
         required_epoch=requires if requires >= floor else 0,
         required=marks.required if requires >= floor else (),

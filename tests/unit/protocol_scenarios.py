@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from modelcheck import moving, served
+from protocol_forms import agent_form
 from protocol_values import SETTINGS, Budget, Rules, World, put, start
 
 from cachecluster_core import operator_step as o
@@ -47,7 +48,8 @@ TIMED = Rules(
 def timeless(pods: int, budget: Budget, epochs: int, copies: int = 2, to_rest: bool = True) -> World:
     """A served partition whose epoch may still grow so often; `to_rest`: agents act until they have nothing to do."""
     settings = replace(TIMELESS.settings, replication_factor=copies)
-    return _until(served(pods, budget, rules=replace(TIMELESS, settings=settings, to_rest=to_rest)), epochs)
+    world = served(pods, budget, rules=replace(TIMELESS, settings=settings, to_rest=to_rest))
+    return _until(put(world, agents=tuple(agent_form(it, world.rules) for it in world.agents)), epochs)
 
 
 def timed(epochs: int, sole_s: float = NEVER, **faults: int) -> World:

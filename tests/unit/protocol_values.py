@@ -132,6 +132,17 @@ class Budget:
     suspicions: int = 0
     ticks: int = 0
 
+    def covers(self, other: Budget) -> bool:
+        """Whether everything that may happen within the other one may happen within this one."""
+        if self is other:
+            return True
+
+        def each() -> bool:
+            both = ((getattr(self, it.name), getattr(other, it.name)) for it in fields(Budget))
+            return all(mine == others or mine > others >= 0 for mine, others in both)
+
+        return remembered(("covers", self, other), each)
+
     def spend(self, name: str) -> Budget:
         """One less of one of them."""
         return remembered((self, name), lambda: replace(self, **{name: getattr(self, name) - 1}))

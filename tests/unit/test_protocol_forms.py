@@ -1,7 +1,7 @@
 """What the model checker leaves out of its worlds makes no difference to anybody: agents with and without it act alike.
 
-Along random walks agents are given marks, messages and news from below their floor; the canonical form drops them, and
-the shipped step function decides as if they were not there.
+Along random walks agents are given marks, messages and news from below their floor; the canonical form drops
+them, and the shipped step function decides as if they were not there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import protocol_values as v
 import protocol_world as p
 from modelcheck import random_step
 from protocol_forms import agent_form, report_form
-from protocol_scenarios import timeless
+from protocol_scenarios import everything, timeless
 from protocol_values import NOW_NS, Agent, Budget
 
 from cachecluster_core import agent_step
@@ -111,3 +111,27 @@ def test_a_token_from_below_the_floor_that_is_taken_is_noticed(monkeypatch: pyte
     with pytest.raises(AssertionError):
         for seed in range(4):
             compare_along_a_walk(seed)
+
+
+def test_all_sealed_copies_of_the_in_sync_set_have_the_same_rank_term() -> None:
+    """So that without time only whether there is one is kept: offsets alone rank them."""
+    compared = 0
+    for seed in range(12):
+        chance, world = random.Random(seed), everything()
+        for _ in range(300):
+            step = random_step(world, chance)
+            if step is None:
+                break
+            world, entry = step[1], step[1].entry
+            if entry is None:
+                continue
+            copies = [told(world, pod).copies.get(0) for pod in range(len(world.redis))]
+            names = [CopyId(world.pod(pod), copy.run_id if copy else "") for pod, copy in enumerate(copies)]
+            terms = [
+                copy.term
+                for name, copy in zip(names, copies, strict=True)
+                if copy is not None and name in entry.isr and copy.sealed_epoch == entry.epoch and copy.intact
+            ]
+            compared += len(terms) > 1
+            assert len(set(terms)) < 2, (entry, copies)
+    assert compared > 10
