@@ -325,18 +325,23 @@ class _CopyStep(CopyState):
         """Bring the process to the role that the map gives it."""
         match entry.state:
             case State.VACANT | State.LOST:
-                if self.new_marks.born_epoch < entry.epoch:
-                    return self._restart(entry, f"left over from before the partition was {entry.state}")
-                return None
+                if self.new_marks.born_epoch >= entry.epoch:
+                    return None
+                if self.intact and self.new_marks.rank_term == entry.term:
+                    return self._seal(entry)  # nobody may hold more
+                return self._restart(entry, f"left over from before the partition was {entry.state}")
             case State.ELECTING:
-                settled = self.copy.source == NOWHERE or self.copy.syncing or self.is_promised(entry, self.new_marks)
-                return None if settled else Seal(self.partition)
+                return self._seal(entry)
             case State.STABLE | State.MOVING:
                 if self._leads(entry):
                     return Promote(self.partition) if self.copy.source is not None else None
                 if entry.state is State.MOVING:
                     return self._hand_over_or_follow(entry)
                 return self._follow(entry, entry.primary)
+
+    def _seal(self, entry: Entry) -> Command | None:
+        settled = self.copy.source == NOWHERE or self.copy.syncing or self.is_promised(entry, self.new_marks)
+        return None if settled else Seal(self.partition)
 
     def _hand_over_or_follow(self, entry: Entry) -> Command | None:
         """The former primary demotes itself and waits; everybody follows whoever serves."""

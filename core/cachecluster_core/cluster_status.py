@@ -58,7 +58,8 @@ class MemoryStatus(Part):
 
 
 class DataLossStatus(Part):
-    """Partitions that were given up and served empty, and nobody has taken note yet."""
+    """Partitions that were given up (served from a copy that was not in sync, or empty), and nobody has taken note
+    yet."""
 
     at: str = Field(description="When the last one was.", json_schema_extra={"format": "date-time"})
     partitions: tuple[int, ...] = Field(default=(), max_length=512, description="Their numbers.")
@@ -91,6 +92,7 @@ class CacheClusterStatus(Part):
         default=(),
         description="Ready: every partition is served and every pod is there. Progressing: something is being done."
         " Degraded: partitions have fewer copies than asked for. UpToDate: all of the spec is in effect. Paused:"
-        " planned changes are held back. DataLoss: partitions were given up and served empty.",
+        " planned changes are held back. DataLoss: partitions were given up (served from a"
+        " copy that was not in sync, or empty).",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )

@@ -21,8 +21,8 @@ def report_of(state: CopyState) -> CopyReport:
     """The copy as the view shows it."""
     copy, marks, gate, entry = state.copy, state.marks, state.gate, state.entry
     open_now = gate.gate_epoch != SHUT and state.view.now_ns < gate.deadline_ns
-    electing = entry is not None and entry.state is State.ELECTING and entry.epoch == marks.seen_epoch
-    sealed = electing and entry is not None and state.sealed and not state.is_promised(entry, marks)
+    asked = entry is not None and entry.state in (State.ELECTING, State.LOST) and entry.epoch == marks.seen_epoch
+    sealed = asked and entry is not None and state.sealed and not state.is_promised(entry, marks)
     confirmed = open_now and gate.confirmed and marks.required_epoch == gate.gate_epoch
     return CopyReport(
         process=copy.process,
@@ -73,8 +73,9 @@ def word_of(state: CopyState) -> HandoverWord:
 
 
 def _held(state: CopyState) -> tuple[CopyId, ...]:
-    """The required copies; with sync, those that hold everything that was answered before they were required."""
-    if state.view.map is None or not state.view.map.settings.sync:
+    """The required copies; with sync, those that hold everything that was answered before they were required. An agent
+    without a map knows neither whether that matters nor who is in sync: it vouches for no more than has caught up."""
+    if state.view.map is not None and not state.view.map.settings.sync:
         return state.marks.required
     isr = state.entry.isr if state.entry is not None else ()
     known = state.marks.required_offset

@@ -55,8 +55,12 @@ class Facts:
 
     def usable(self, pod: str) -> bool:
         """A pod that exists, is not ending, and reports."""
+        return self.stays(pod) and self.agent(pod).reporting
+
+    def stays(self, pod: str) -> bool:
+        """A pod that exists and is not ending."""
         known = self.pods.get(pod)
-        return known is not None and not known.terminating and not known.failed and self.agent(pod).reporting
+        return known is not None and not known.terminating and not known.failed
 
     def has_router(self, pod: str) -> bool:
         """At least one router of the pod knows its gates: clients could be served there."""
@@ -293,7 +297,7 @@ def promoted(facts: Facts, first_choice: Callable[[], str]) -> Entry | None:
 
 
 def lost(facts: Facts) -> Entry | None:
-    """The Lost entry, when no in-sync copy can come back (O4)."""
+    """The Lost entry, when no in-sync copy can come back (O4). It keeps every learner that may tell what it holds."""
     for copy in facts.entry.isr:
         ended = not facts.agent(copy.pod).reporting and _terminated(facts, copy.pod)
         if is_dead(facts, copy) or ended or facts.passed(_unreachable_since(facts, copy), facts.lost_after):
@@ -306,7 +310,7 @@ def lost(facts: Facts) -> Entry | None:
         state=State.LOST,
         former=(),
         isr=(),
-        learners=tuple(sorted(pod for pod in left if facts.usable(pod))),
+        learners=tuple(sorted(pod for pod in left if facts.stays(pod) and facts.may_report(pod))),
         reason=f"no in-sync copy is left: {facts.entry.reason}",
         since=facts.view.wall,
     )
@@ -325,26 +329,22 @@ def _unreachable_since(facts: Facts, copy: CopyId) -> float | None:
 
 
 def begun(facts: Facts, first_choice: Callable[[], str]) -> Entry | None:
-    """The Stable entry that begins the life of a Vacant or Lost partition: a fresh, empty copy serves.
+    """The Stable entry that begins the life of a Vacant or Lost partition, or begins it anew.
 
-    The placement's first choice leads, so that primaries are balanced from the start; another learner does when that
-    one is not usable, or not ready some seconds after the learners were placed.
+    What is left of a Lost one is served: of the learners that held a part of this term's history, the one with most.
+    Without any, a fresh, empty copy serves: the placement's first choice, so that primaries are balanced from the
+    start. Both are waited for, for some seconds after the learners were placed.
     """
-    ready: dict[str, str] = {}
-    for pod in facts.entry.learners:
-        report = facts.copy(pod)
-        if (
-            report is not None
-            and report.process is Process.UP
-            and report.run_id
-            and report.epoch >= facts.entry.epoch
-            and report.born_epoch >= facts.entry.epoch
-            and facts.usable(pod)
-            and facts.has_router(pod)
-        ):
-            ready[pod] = report.run_id
     placed = facts.view.memory.placed.get((facts.partition, facts.entry.learners))
     late = facts.passed(placed, facts.view.timing.first_choice_wait)
+    if facts.entry.state is State.LOST:
+        if not late and any(_may_hold_some(facts, pod) for pod in facts.entry.learners):
+            return None
+        rest = _rest(facts)
+        if rest:
+            name = pod_name(facts, rest.pod)
+            return _begun_with(facts, rest, f"{name} begins to serve what it had received before the others ended")
+    ready = {pod: report.run_id for pod in facts.entry.learners if (report := _fresh(facts, pod)) is not None}
     if not ready:
         return None
     preferred = first_choice()
@@ -352,16 +352,50 @@ def begun(facts: Facts, first_choice: Callable[[], str]) -> Entry | None:
     if preferred not in ready and chosen and not late:
         return None
     pod = preferred if preferred in ready else min(ready)
-    primary = CopyId(pod, ready[pod])
+    return _begun_with(facts, CopyId(pod, ready[pod]), f"{pod_name(facts, pod)} begins to serve, empty")
+
+
+def _begun_with(facts: Facts, primary: CopyId, reason: str) -> Entry:
     return facts.entry.changed(
         state=State.STABLE,
         primary=primary,
         isr=(primary,),
-        learners=tuple(other for other in facts.entry.learners if other != pod),
+        learners=tuple(pod for pod in facts.entry.learners if pod != primary.pod),
         term=facts.entry.epoch + 1,
-        reason=f"{pod_name(facts, pod)} begins to serve, empty",
+        reason=reason,
         since=facts.view.wall,
     )
+
+
+def _fresh(facts: Facts, pod: str) -> CopyReport | None:
+    """The report of a copy that began empty at this entry, and can be served."""
+    report = facts.copy(pod)
+    if report is None or report.process is not Process.UP or not report.run_id:
+        return None
+    born_here = min(report.epoch, report.born_epoch) >= facts.entry.epoch
+    return report if born_here and facts.usable(pod) and facts.has_router(pod) else None
+
+
+def _may_hold_some(facts: Facts, pod: str) -> bool:
+    """A learner of a Lost partition that has not told yet, or that holds something and is not sealed yet."""
+    report = facts.copy(pod)
+    if report is None:
+        return facts.stays(pod) and facts.may_report(pod)
+    answers = report.process in (Process.UP, Process.SILENT)
+    return answers and report.term == facts.entry.term and report.sealed_epoch != facts.entry.epoch
+
+
+def _rest(facts: Facts) -> CopyId | None:
+    """Of the learners of a Lost partition that were linked to its last primary the one that received most. What they
+    hold was never promised to be there: it is better than nothing."""
+    held = []
+    for pod in facts.entry.learners:
+        report = facts.copy(pod)
+        if report is None or report.sealed_epoch != facts.entry.epoch or not facts.usable(pod):
+            continue
+        if report.intact and report.term == facts.entry.term:
+            held.append((report.offset, CopyId(pod, report.run_id)))
+    return max(held)[1] if held else None
 
 
 def left(facts: Facts) -> Iterator[tuple[CopyId, str]]:

@@ -43,7 +43,8 @@ class State(StrEnum):
     MOVING = "Moving"
     """The primary hands over to the successor."""
     LOST = "Lost"
-    """No in-sync copy can come back; learners start empty, the first of them becomes primary."""
+    """No in-sync copy can come back; the learner that had received most of it becomes primary, else one that starts
+    empty."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .election import lost_after
 from .hashring import CopyId, Entry, State
 from .operator_view import OperatorView, PodView
@@ -48,7 +50,7 @@ def rebuilt_entry(view: OperatorView, partition: int) -> Entry | None:
     intact = _intact_copies(view, partition)
     if best is not None and best.epoch == floor:
         if best.state in (State.VACANT, State.LOST):
-            return Entry(floor + 1, best.state, learners=best.learners, reason="the map was rebuilt", since=view.wall)
+            return replace(best, epoch=floor + 1, reason="the map was rebuilt", since=view.wall)
         isr = best.isr
     elif intact:
         isr = intact

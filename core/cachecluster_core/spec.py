@@ -179,8 +179,7 @@ class CacheClusterSpec(Part):
         default=60,
         ge=10,
         le=86400,
-        description="Seconds to wait for the last copies of a partition to come back before it is given up and served"
-        " empty.",
+        description="Seconds to wait for the last copies of a partition to come back before it is given up (DataLoss).",
     )
     api_outage_seconds: int = Field(
         default=900,
@@ -188,7 +187,7 @@ class CacheClusterSpec(Part):
         le=86400,
         description="How long a partition with several in-sync copies that can reach each other is served without the"
         " API server; a sole copy is for lostAfterSeconds. A partition all of whose copies cannot be reached is not"
-        " served empty before this time is over, unless they are known to be dead.",
+        " given up before this time is over, unless they are known to be dead.",
     )
     placement: Placement = Field(default_factory=Placement, description="Where pods and copies are put.")
     fencing: Fencing = Field(

@@ -49,7 +49,7 @@ CLUSTER_ALERTS = (
         f"sum {_BY} (increase(cachecluster_partitions_lost_total[15m])) > 0",
         "",
         f"{_CLUSTER} lost the data of partitions",
-        "No copy could come back within lostAfterSeconds; they were given up and are served empty.",
+        "No copy could come back within lostAfterSeconds; they are served from a copy that was not in sync, or empty.",
     ),
     Alert(
         "CacheClusterShortOfCopies",

@@ -51,7 +51,7 @@ _STATE = Row(
         stat(
             "Partitions lost, 24 h",
             increase("cachecluster_partitions_lost_total", OF_CLUSTER, "24h"),
-            "Partitions that were given up and served empty.",
+            "Partitions that were given up: served from a copy that was not in sync, or empty.",
             bad_from=0.5,
         ),
         stat(

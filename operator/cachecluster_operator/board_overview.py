@@ -59,7 +59,7 @@ _CLUSTERS = Row(
         stat(
             "Partitions lost, 24 h",
             increase("cachecluster_partitions_lost_total", OF_NAMESPACE, "24h"),
-            "Partitions that were given up and served empty.",
+            "Partitions that were given up: served from a copy that was not in sync, or empty.",
             bad_from=0.5,
         ),
         Panel(

@@ -266,7 +266,11 @@ _PARTITION_GAUGES: tuple[tuple[str, str, Callable[[Entry], float]], ...] = (
 
 _CLUSTER_COUNTERS: tuple[tuple[str, str, Callable[[_Seen], float]], ...] = (
     ("failovers", "Partitions that got another primary without a planned move.", lambda seen: seen.counts.failovers),
-    ("partitions_lost", "Partitions given up and served empty.", lambda seen: seen.counts.partitions_lost),
+    (
+        "partitions_lost",
+        "Partitions given up: served by a copy not in sync, or empty.",
+        lambda seen: seen.counts.partitions_lost,
+    ),
     ("moves", "Partitions that were handed over to another pod as planned.", lambda seen: seen.counts.moves),
     ("repairs", "Copies that were filled and came in sync.", lambda seen: seen.counts.repairs),
     ("map_writes", "Writes of the map.", lambda seen: seen.snapshot.map_writes),

@@ -139,16 +139,19 @@ def _at_rest(world: World, i: int) -> World:
 
 
 def readable(world: World, i: int) -> Iterator[HashRing]:
-    """Without time: the maps that an agent may act on next; the one it has is among them."""
-    have = world.agents[i].map
+    """Without time: the maps that an agent may act on next; the one it has is among them. One below its floor is as
+    good as none (`protocol_forms`)."""
+    have, floor = world.agents[i].map, world.agents[i].marks.seen_epoch
     maps = (*world.past, world.map)
     begin = next((n for n, ring in enumerate(maps) if ring is have), 0) if have is not None else 0
-    yield from (ring for ring in maps[begin:] if ring is not None)
+    yield from (ring for ring in maps[begin:] if ring is not None and ring.entries[0].epoch >= floor)
 
 
 def _without_time(world: World, i: int) -> Actions:
     """An agent takes a map, or keeps the one it has, and acts: one pass, or as many as it takes to come to rest."""
     act = settle if world.rules.to_rest else run_agent
+    if world.agents[i].map is None:
+        yield f"agent{i}", forget_past(act(world, i))
     for ring in readable(world, i):
         taken = take_map(world, i, CLOCK, ring)
         yield f"agent{i} e{ring.entries[0].epoch}", forget_past(act(taken, i))

@@ -52,8 +52,10 @@ def longest_of_agents(rules: Rules) -> int:
 
 def agent_form(agent: Agent, rules: Rules) -> Agent:
     """An agent without what can make no difference."""
-    marks, gate = agent.marks, agent.gate
+    marks, gate, ring = agent.marks, agent.gate, agent.map
     authority = round(rules.settings.authority_s)
+    if rules.timeless and ring is not None and ring.entries[0].epoch < marks.seen_epoch:
+        agent = replace(agent, map=None, confirmed_at=0)
     return replace(
         agent,
         confirmed_at=max(agent.confirmed_at, CLOCK - longest_of_agents(rules)) if agent.confirmed_at else 0,

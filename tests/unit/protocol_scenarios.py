@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from modelcheck import moving, served
-from protocol_forms import agent_form
+from protocol_forms import agent_form, map_form
 from protocol_values import SETTINGS, Budget, Rules, World, put, start
+from protocol_world import read_map, settle
 
 from cachecluster_core import operator_step as o
 from cachecluster_core.hashring import Settings
@@ -62,6 +63,19 @@ def timed(epochs: int, sole_s: float = NEVER, **faults: int) -> World:
     return _until(put(world, rules=replace(world.rules, delayed=delayed)), epochs)
 
 
+def one_in_sync(world: World) -> World:
+    """The same with the primary as the only in-sync copy, and the others as learners whose link to it is broken."""
+    assert world.map is not None and world.entry is not None and world.entry.primary is not None
+    primary = world.entry.primary
+    learners = tuple(copy.pod for copy in world.entry.isr if copy != primary)
+    entry = world.entry.changed(isr=(primary,), learners=learners)
+    world = put(world, map=map_form(replace(world.map, entries=(entry,))))
+    world = put(world, redis=tuple(replace(redis, linked=False) for redis in world.redis))
+    for pod in range(len(world.redis)):
+        world = settle(read_map(world, pod), pod)
+    return world
+
+
 def _until(world: World, epochs: int) -> World:
     assert world.entry is not None
     return put(world, rules=replace(world.rules, last_epoch=world.entry.epoch + epochs))
@@ -78,6 +92,9 @@ COMPLETE: dict[str, Callable[[], World]] = {
     "grow then shrink, two copies on three pods, 4 epochs": lambda: timeless(3, Budget(writes=1), 3),
     "an agent restarts, two copies on three pods, 4 epochs": lambda: timeless(3, Budget(writes=1, agent_restarts=1), 3),
     "a process is killed, two copies on three pods, 4 epochs": lambda: timeless(3, Budget(writes=1, kills=1), 3),
+    "an agent restarts beside a learner, 4 epochs": lambda: _until(
+        one_in_sync(timeless(2, Budget(writes=1, agent_restarts=1), 0)), 3
+    ),
     "promises without an end of time": lambda: timed(2, suspicions=1),
 }
 
@@ -121,6 +138,7 @@ BOUNDED: dict[str, Callable[[], World]] = {
     "a primary is blind, a member is killed, and a third can lead": lambda: served(
         3, Budget(writes=1, kills=1, blinds=1, ticks=6), rules=Rules(settings=replace(SETTINGS, replication_factor=3))
     ),
+    "a sole copy is killed beside a learner": lambda: one_in_sync(served(2, Budget(writes=2, kills=1, ticks=6))),
     "a replica is killed, leaves and joins again": lambda: served(2, Budget(writes=2, kills=1, ticks=2)),
     "a process is killed and an agent restarts, two copies on three pods, 4 epochs": lambda: timeless(
         3, Budget(writes=1, kills=1, agent_restarts=1), 3

@@ -1,17 +1,21 @@
-"""`agent_step` on single views: what an agent does about a redis that hangs."""
+"""`agent_step` on single views: what an agent does about a redis that hangs, or is left over."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 
 from cachecluster_core.agent_step import (
     HUNG_S,
+    NOWHERE,
     AgentView,
     Attached,
     Command,
     CopyView,
     GateView,
     Restart,
+    Seal,
     agent_step,
 )
 from cachecluster_core.hashring import CopyId, Entry, HashRing, Member, Settings, State
@@ -46,6 +50,40 @@ def test_a_redis_that_hangs_in_the_in_sync_set_is_left_alone(run_id: str) -> Non
     entry = Entry(epoch=5, state=State.ELECTING, isr=(HERE, THERE), former=(HERE,), term=4)
     hanging = CopyView(Process.SILENT, run_id, silent_s=1000.0)
     assert not commands(entry, hanging, Marks(seen_epoch=5, rank_term=4, run_id="ra"))
+
+
+def test_what_a_copy_holds_of_a_partition_that_is_given_up_is_kept_if_it_is_of_the_last_term() -> None:
+    entry = Entry(epoch=7, state=State.LOST, learners=("uid-a",), term=5)
+    left = CopyView(Process.UP, "ra", source=("hb", 17000), link_up=False, has_stream=True, offset=90)
+    held = Marks(seen_epoch=7, rank_term=5, run_id="ra")
+    assert commands(entry, left, held) == (Seal(0),)
+    assert commands(entry, replace(left, source=NOWHERE), held) == ()
+    for copy, marks in ((left, replace(held, rank_term=4)), (replace(left, has_stream=False), held)):
+        assert isinstance(commands(entry, copy, marks)[0], Restart)
+
+
+def test_a_copy_of_a_partition_that_is_given_up_reports_what_it_holds_once_it_is_sealed() -> None:
+    entry = Entry(epoch=7, state=State.LOST, learners=("uid-a",), term=5)
+    ring = HashRing("demo", MEMBERS, (entry,), version="7")
+    marks = Marks(seen_epoch=7, rank_term=5, run_id="ra")
+    for source, sealed in ((("hb", 17000), 0), (NOWHERE, 7)):
+        copy = CopyView(Process.UP, "ra", source=source, has_stream=True, offset=90)
+        view = AgentView("uid-a", ring, 1, 2, {}, {0: marks}, {0: GateView(confirmed=True)}, {0: copy})
+        told = agent_step(view).report
+        assert told is not None
+        told_of = told.copies[0]
+        assert (told_of.sealed_epoch, told_of.term, told_of.offset, told_of.intact) == (sealed, 5, 90, True)
+
+
+def test_an_agent_without_a_map_vouches_for_no_learner_that_has_not_caught_up() -> None:
+    marks = Marks(seen_epoch=5, rank_term=5, run_id="ra", required=(HERE, THERE), required_epoch=5)
+    gates = {0: GateView(5, 1, 10**12, confirmed=True)}
+    for offset, vouched in ((-1, ()), (120, ()), (100, (THERE,))):
+        replica = Attached(THERE, online=True, offset=100)
+        copy = CopyView(Process.UP, "ra", offset=140, attached=(replica,))
+        known = replace(marks, required_since_ns=1, required_offset=offset)
+        told = agent_step(AgentView("uid-a", None, 0, 2, {}, {0: known}, gates, {0: copy})).report
+        assert told is not None and told.copies[0].required == vouched
 
 
 def test_a_learner_that_starts_anew_again_and_again_does_not_outgrow_the_marks() -> None:

@@ -123,6 +123,32 @@ def test_both_copies_of_a_partition_are_killed_and_it_is_served_empty_while_the_
             assert value == (None if lost else key.encode()), key
 
 
+def test_the_only_copy_in_sync_is_killed_and_a_replica_that_had_fallen_behind_serves_what_it_has(
+    fault: Fault,
+) -> None:
+    ring = fault.local.ring()
+    assert ring is not None and ring.entries[3].primary is not None
+    primary = ring.entries[3].primary.pod
+    replica = next(copy.pod for copy in ring.entries[3].isr if copy.pod != primary)
+    first, second = (fault.local.node(pod)["pids"]["engines"]["3"] for pod in (primary, replica))
+    dead = fault.copies_on(primary, 3)
+    fault.may_forget.add(3)
+    key = next(key for key in fault.keys if partition_of_key(key.encode(), PARTITIONS) == 3)
+    with plain_client(fault.local.endpoints().plain[0]) as client:
+        fault.local.signal([second], signal.SIGSTOP)
+        try:
+            for n in range(3):  # more than isr.maxLag
+                client.set(f"late{n}{{{key}}}", bytes(1 << 20))
+            wait_until(lambda: not fault.copies_on(replica, 3), 20, "the replica leaves the in-sync set")
+            fault.local.signal([first])
+        finally:
+            fault.local.signal([second], signal.SIGCONT)
+        fault.strike("kill -9 of the only copy in sync", lambda: None)
+    fault.check_nothing_lost()
+    fault.repaired(dead)
+    assert fault.local.primary_of(3) == replica
+
+
 def test_a_router_is_killed(fault: Fault) -> None:
     node = fault.local.state()["nodes"][1]
     fault.strike("kill -9 of a router", lambda: fault.local.signal(node["pids"]["routers"]))

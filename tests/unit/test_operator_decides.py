@@ -24,7 +24,7 @@ from tests.unit.operator_views import (
 )
 
 from cachecluster_core import repair
-from cachecluster_core.hashring import Entry, Settings, State
+from cachecluster_core.hashring import CopyId, Entry, Settings, State
 from cachecluster_core.operator_step import MarkNotReady, Memory, OperatorView, Pod, PodView, Suspicion, remember
 from cachecluster_core.report import CopyReport, Process, Report
 
@@ -94,6 +94,46 @@ def test_a_short_silence_late_in_an_election_does_not_lose_the_partition() -> No
     assert entry_after(seen(entry, others | {"uid-a": silent}, known_for=300.0)) == entry
     gone = replace(silent, unreachable_since=NOW - 70, suspicion=Suspicion.CONFIRMED)
     assert entry_after(seen(entry, others | {"uid-a": gone}, known_for=300.0)).state is State.LOST
+
+
+LOST = Entry(epoch=7, state=State.LOST, learners=("uid-b", "uid-c"), term=5)
+LEFT_OVER = CopyReport(Process.UP, "rb", 7, intact=True, shut_epoch=7, sealed_epoch=7, term=5, offset=90)
+EMPTY = CopyReport(Process.UP, "new", 7, born_epoch=7)
+
+
+def given_up(known_for: float = 0.0, **copies: CopyReport | None) -> Entry:
+    """What becomes of the Lost entry when these are what b and c report (None: nothing yet)."""
+    known = {f"uid-{x}": UNHEARD if copy is None else heard(f"uid-{x}", copy) for x, copy in copies.items()}
+    memory = Memory(placed={(0, LOST.learners): NOW - known_for})
+    return entry_after(replace(seen(LOST, known, known_for), memory=memory))
+
+
+def test_of_the_learners_of_a_partition_that_is_given_up_the_one_that_had_received_most_serves() -> None:
+    for b, c, leads in ((90, 80, B), (80, 90, C)):
+        after = given_up(b=replace(LEFT_OVER, offset=b), c=replace(LEFT_OVER, run_id="rc", offset=c))
+        assert (after.primary, after.isr, after.term) == (leads, (leads,), 8)
+        assert after.learners == tuple(pod for pod in LOST.learners if pod != leads.pod)
+    assert given_up(b=LEFT_OVER, c=EMPTY).primary == B
+
+
+def test_what_a_learner_of_a_partition_that_is_given_up_holds_is_waited_for() -> None:
+    for unclear in (None, replace(LEFT_OVER, sealed_epoch=0), replace(LEFT_OVER, epoch=6, sealed_epoch=6)):
+        assert given_up(1.0, b=unclear, c=EMPTY) == LOST
+        assert given_up(60.0, b=unclear, c=EMPTY).primary == CopyId("uid-c", "new")
+    for nothing in (replace(LEFT_OVER, term=4, sealed_epoch=0), replace(LEFT_OVER, process=Process.DEAD)):
+        assert given_up(1.0, b=nothing, c=EMPTY) != LOST
+
+
+def test_a_learner_that_was_never_linked_to_the_last_primary_does_not_serve_what_it_holds() -> None:
+    assert given_up(60.0, b=replace(LEFT_OVER, term=4), c=EMPTY).primary == CopyId("uid-c", "new")
+    assert given_up(60.0, b=replace(LEFT_OVER, intact=False), c=EMPTY).primary == CopyId("uid-c", "new")
+
+
+def test_a_partition_that_is_given_up_keeps_learners_that_have_not_reported_to_an_operator_that_starts() -> None:
+    entry = replace(ELECTING, isr=(A,), learners=("uid-b",))
+    known = {"uid-a": heard("uid-a", CopyReport(Process.DEAD, "ra", 6, shut_epoch=6)), "uid-b": UNHEARD}
+    after = entry_after(seen(entry, known))
+    assert (after.state, after.learners) == (State.LOST, ("uid-a", "uid-b"))
 
 
 def test_a_redis_that_hangs_for_as_long_as_an_unreachable_one_is_given_up() -> None:

@@ -26,7 +26,7 @@ from protocol_values import NOW_NS, Agent, Budget
 from cachecluster_core import agent_step
 from cachecluster_core import agent_step as a
 from cachecluster_core.gate_step import SHUT
-from cachecluster_core.hashring import CopyId
+from cachecluster_core.hashring import CopyId, HashRing
 from cachecluster_core.pod_table import HandOver
 
 pytestmark = pytest.mark.t0
@@ -39,9 +39,9 @@ def _nothing_is_remembered() -> Iterator[None]:
     v.forget()
 
 
-def with_stale_things(agent: Agent, pod: int, chance: random.Random) -> Agent:
-    """The agent with marks, messages and news from below its floor, a process born at any epoch, and, at a shut gate, a
-    confirmation."""
+def with_stale_things(agent: Agent, pod: int, chance: random.Random, current: HashRing | None) -> Agent:
+    """The agent with a map, marks, messages and news from below its floor, a process born at any epoch, and, at a shut
+    gate, a confirmation."""
     marks = agent.marks
     old = marks.seen_epoch - 1 - chance.randrange(2)
     here, there = CopyId(f"pod{pod}", marks.run_id), CopyId(f"pod{1 - pod}", "r1")
@@ -57,6 +57,9 @@ def with_stale_things(agent: Agent, pod: int, chance: random.Random) -> Agent:
             marks = replace(marks, required_epoch=old, required=(here, there))
         if chance.random() < 0.5:
             marks = replace(marks, required_since_ns=NOW_NS - 7, required_offset=1)
+    if chance.random() < 0.5 and agent.map is None and current is not None and old > 0:
+        entry = replace(current.entries[0], epoch=old, term=min(old, current.entries[0].term))
+        agent = replace(agent, map=replace(current, entries=(entry,)), confirmed_at=v.CLOCK)
     asked = a.HandoverMessage(0, old, there, here, 1, token=True, required=(here, there))
     return replace(
         agent,
@@ -82,7 +85,7 @@ def compare_along_a_walk(seed: int) -> int:
         step = random_step(world, chance)
         world = step[1] if step is not None else start
         for pod, agent in enumerate(world.agents):
-            stale = with_stale_things(agent, pod, chance)
+            stale = with_stale_things(agent, pod, chance, world.map)
             if stale == agent:
                 continue
             compared += 1

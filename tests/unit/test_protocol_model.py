@@ -25,7 +25,7 @@ from protocol_forms import older
 from protocol_scenarios import BOUNDED, COMPLETE, everything, timeless
 from protocol_values import Budget
 
-from cachecluster_core import agent_step, copy_state, election, handover, operator_step, promises
+from cachecluster_core import agent_step, copy_report, copy_state, election, handover, operator_step, promises
 from cachecluster_core.hashring import Entry, State
 
 pytestmark = [pytest.mark.t0, pytest.mark.timeout(600)]
@@ -200,6 +200,15 @@ def test_a_primary_that_requires_nobody_to_have_what_it_answers_is_found(monkeyp
     monkeypatch.setattr(agent_step._CopyStep, "_required", lambda step, entry: (step.identity,))
     with pytest.raises(Violation, match="I1"):
         explore(world, 200_000)
+
+
+def test_an_agent_that_vouches_for_learners_before_it_has_read_a_map_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = copy_report._held
+    monkeypatch.setattr(
+        copy_report, "_held", lambda state: real(state) if state.view.map is not None else state.marks.required
+    )
+    with pytest.raises(Violation, match="I1"):
+        explore(COMPLETE["an agent restarts beside a learner, 4 epochs"](), 200_000)
 
 
 def _say(met: int, waiting: int) -> None:
