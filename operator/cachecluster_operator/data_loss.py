@@ -52,7 +52,10 @@ def data_loss(lost: Mapping[int, float], seen: str, previous: Json) -> tuple[Jso
 
 def _text(partitions: set[int], at: str, seen: str) -> str:
     which = partitions_text(sorted(partitions)) if partitions else "partitions that are not known any more"
-    text = f"no in-sync copy could come back, and what only those held is lost, last at {at}: {which}. When you have taken note: kubectl"
+    text = (
+        f"no in-sync copy could come back, and what only those held is lost, last at {at}: {which}. When you have taken"
+        " note: kubectl"
+    )
     remedy = f"{text} annotate cc NAME --overwrite {DATA_LOSS_SEEN_ANNOTATION}={at}"
     wrong = seen and not _TIME.fullmatch(seen)
     return f'{remedy} (now it is "{seen}", which is no such time)' if wrong else remedy
