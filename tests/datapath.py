@@ -153,6 +153,32 @@ class DataPathSuite:
             answers = [answer for answer in pipeline.execute() if not isinstance(answer, list)]
             assert answers == [it for n in range(1000) for it in (True, str(n).encode(), n + 1000)]
 
+    @pytest.mark.parametrize("protocol", [2, 3])
+    def test_transactions_of_every_client(self, endpoints: Endpoints, prefix: str, protocol: int) -> None:
+        keys = keys_by_partition(prefix, 16)
+        aware = cluster_client(endpoints, protocol)
+        for number, client in enumerate([*(plain_client(it, protocol) for it in endpoints.plain), aware]):
+            for key in keys:
+                pipeline = client.pipeline(transaction=True)
+                for _ in range(3):
+                    pipeline.incr(key)
+                pipeline.get(key)
+                pipeline.lpush(key, "x")
+                results = pipeline.execute(raise_on_error=False)
+                was = 3 * number
+                assert results[:4] == [was + 1, was + 2, was + 3, str(was + 3).encode()]
+                assert "WRONGTYPE" in str(results[4])
+            client.close()
+
+    def test_the_keys_of_a_transaction_are_in_one_slot(self, endpoints: Endpoints, prefix: str) -> None:
+        keys = keys_by_partition(prefix, 16)
+        with plain_client(endpoints.plain[0]) as client:
+            pipeline = client.pipeline()
+            pipeline.set(keys[0], 1).set(keys[1], 1)
+            with pytest.raises(redis.ResponseError, match="same slot: all keys of a transaction must"):
+                pipeline.execute()
+            assert client.mget(keys[:2]) == [None, None]
+
     def test_a_pipeline_of_a_cluster_client(self, endpoints: Endpoints, prefix: str) -> None:
         client = cluster_client(endpoints)
         pipeline = client.pipeline()
@@ -184,7 +210,7 @@ class DataPathSuite:
 
     def test_a_command_that_is_not_served_says_so(self, endpoints: Endpoints) -> None:
         with plain_client(endpoints.plain[0]) as client, pytest.raises(redis.ResponseError, match=r"(?i)not served"):
-            client.execute_command("MULTI")
+            client.execute_command("WATCH", "a")
 
     def test_every_node_serves_every_key(self, endpoints: Endpoints, prefix: str) -> None:
         keys = keys_by_partition(prefix, 16)

@@ -170,7 +170,7 @@ class SteadyLoad:
 
     def _run(self, number: int, seen: Seen, make: Callable[[int], Client]) -> None:
         client = make(number)
-        steps = [self._set_get, self._increment, self._many, self._pipeline]
+        steps = [self._set_get, self._increment, self._many, self._pipeline, self._transaction]
         turn = 0
         while not self._stop.wait(PAUSE_S):
             began = seen.began = time.monotonic()
@@ -215,6 +215,12 @@ class SteadyLoad:
             for n in range(PIPELINE):
                 pipe.set(f"{key}:{n}", turn)
             pipe.execute()
+
+    def _transaction(self, client: Client, number: int, turn: int, seen: Seen) -> None:
+        key = f"{self.prefix}:{number}:{turn % 200}"
+        with client.pipeline(transaction=True) as pipe:
+            pipe.set(key, turn).get(key)
+            self._expect(seen, pipe.execute()[1:], [str(turn).encode()], f"transaction on {key}")
 
     @staticmethod
     def _expect(seen: Seen, value: object, expected: object, what: str) -> None:

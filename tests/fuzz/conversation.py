@@ -2,8 +2,9 @@
 
 Each byte chooses what happens next, with the bytes after it as arguments: a client sends a command or bytes of the
 input, an engine answers some of what it got, or breaks, a peer refuses, gates shut and open, primaries move. Engines
-answer with a digest of the command. Whatever happens, no exception is swallowed, every command of a client has one
-reply in its turn, an engine's answer reaches the command that it answers, and in the end nothing is left in flight.
+answer with a digest of the command. Whatever happens, no exception is swallowed, an engine's answer reaches the command
+that it answers, in its turn, and in the end every command of a client that is still connected has one reply, and
+nothing is left in flight.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ COMMANDS: list[Callable[[str, str], bytes]] = [
     lambda a, b: request("CACHECLUSTER", "HELLO", "2", TOKEN, "uid-0"),
     lambda a, b: request("CACHECLUSTER", "RESUME", "0"),
     lambda a, b: request("CACHECLUSTER", "GATES"),
+    lambda a, b: request("DISCARD"),
+    lambda a, b: request("MULTI") + request("GET", a) + request("DEL", a, b) + request("EXEC"),
 ]
 
 
@@ -90,24 +93,33 @@ class _Talker:
             self.sent += data
             self.transport.feed(data)
 
-    def look(self) -> None:
-        """Every reply is the next command's."""
+    def look(self, all_answered: bool = False) -> None:
+        """Every reply is the next command's, and none is missing if `all_answered`."""
         replies = [it for it in ReplyFeed().feed(self.transport.written) if it != TOO_MANY and not it.startswith(b">")]
         try:
             commands = [words for words in split_requests(self.sent)[0] if words != []]
         except ProtocolError:
             return
         assert len(replies) <= len(commands), (commands, replies)
+        assert len(replies) == len(commands) or not all_answered or self.transport.ended, (commands, replies)
+        queue: list[list[bytes]] = []
         for words, reply in zip(commands, replies, strict=False):
             if words is not None:
-                self._judge(words, reply)
+                self._judge(words, reply, queue)
+            if reply == b"+QUEUED\r\n":
+                queue.append(words)
+            elif words is not None and words[0].lower() in (b"exec", b"discard", b"reset"):
+                queue = []
 
-    def _judge(self, words: list[bytes], reply: bytes) -> None:
-        """An engine's answer is to this command; the words between routers are for peers only."""
+    def _judge(self, words: list[bytes], reply: bytes, queue: list[list[bytes]]) -> None:
+        """An engine's answer is to this command, or to what was queued before it; the words between routers are for
+        peers only."""
         assert b"failed to answer" not in reply, (words, reply)
         name = words[0].lower()
         kind = b"*" if name == b"mget" else b":" if name in COUNTED else b"$8\r\n"
-        if reply.startswith((kind, b"$8\r\n")):
+        if name == b"exec" and reply.startswith(b"*"):
+            assert reply == results(queue), (queue, reply)
+        elif reply.startswith((kind, b"$8\r\n")):
             assert reply == answer(words), (words, reply)
         if reply.startswith((b"-CCGATE", b"-CCHELD")):
             assert b"CACHECLUSTER" in self.sent.upper(), (words, reply)
@@ -125,15 +137,20 @@ def answer(words: list[bytes]) -> bytes:
     return b"$8\r\n%08x\r\n" % crc32(b"\0".join([name, *words[1:]]))
 
 
+def results(queue: list[list[bytes]]) -> bytes:
+    """What EXEC answers."""
+    return b"*%d\r\n" % len(queue) + b"".join(map(answer, queue))
+
+
 class _Server:
     """The other end of a connection of the router's: an engine, or a peer."""
 
     def __init__(self, backend: Any) -> None:
-        self.is_peer = isinstance(backend.target.address, tuple)
         self.backend = backend
         self.transport = Transport(backend)
         self._got = b""
         self.pending: deque[list[bytes]] = deque()
+        self._queue: list[list[bytes]] | None = None
         backend.greet(b"")
         self.transport.feed(b"+OK\r\n")
 
@@ -142,6 +159,33 @@ class _Server:
         data, self.transport.written = self._got + self.transport.written, b""
         found, self._got = split_requests(data)
         self.pending.extend(found)
+
+    def answer(self) -> None:
+        """To the next command, if there is one."""
+        if self.pending:
+            self.speak(self._answer(self.pending.popleft()))
+
+    def _answer(self, words: list[bytes]) -> bytes:
+        queue = self._queue
+        match words:
+            case [b"CACHECLUSTER", b"EXEC", _, _, skipped, piece]:
+                inner = split_requests(piece)[0]
+                assert len(inner) == int(skipped) + 1 and (inner[0], inner[-1]) == ([b"MULTI"], [b"EXEC"]), inner
+                return results(inner[1:-1])
+            case [b"CACHECLUSTER", *_]:
+                return b"+OK\r\n"
+            case [b"MULTI"]:
+                assert queue is None, "a transaction in a transaction"
+                self._queue = []
+                return b"+OK\r\n"
+            case [b"EXEC"]:
+                assert queue is not None, "the end of a transaction that did not begin"
+                self._queue = None
+                return results(queue)
+        if queue is not None:
+            queue.append(words)
+            return b"+QUEUED\r\n"
+        return answer(words)
 
     def speak(self, data: bytes) -> None:
         if not self.transport.ended:
@@ -228,14 +272,13 @@ class _Conversation:
     def answer_some(self) -> None:
         server = self.server()
         for _ in range(self.byte() % 4 + 1):
-            if server is not None and server.pending:
-                words = server.pending.popleft()
-                server.speak(b"+OK\r\n" if words[0] == b"CACHECLUSTER" else answer(words))
+            if server is not None:
+                server.answer()
 
     def refuse(self) -> None:
         """A peer's gate is not open. From an engine such words are a script's error."""
         server = self.server()
-        if server is not None and server.pending and server.pending[0][0] != b"CACHECLUSTER":
+        if server is not None and server.pending and server.pending[0][0] not in (b"CACHECLUSTER", b"MULTI", b"EXEC"):
             words = server.pending.popleft()
             server.speak(b"-CCGATE %d\r\n" % partition_of_key(words[1] if len(words) > 1 else b"", PARTITIONS))
 
@@ -279,14 +322,20 @@ class _Conversation:
     # -- in the end
 
     def end(self) -> None:
-        """Everybody goes: nothing may be left."""
+        """Engines and peers go, what waits is given up, clients go: nothing may be left."""
+        for server in self.servers:
+            server.backend.connection_lost(None)
+        self.world.loop.turn()
+        self.world.router.give_up_parked(True)
+        while self.world.router.metrics()["parked"]:  # what waited behind a HELLO
+            self.world.router.tick()
+        for client in self.clients:
+            client.look(all_answered=not client.ended)
         for client in self.clients:
             if not client.ended:
                 client.ended = True
                 client.transport.protocol.connection_lost(None)
         self.world.use_routes([0, 1])
-        for server in self.servers:
-            server.backend.connection_lost(None)
         for backend in self.world.dialled:
             backend.failed("the end")
         for partition in range(PARTITIONS):

@@ -159,7 +159,7 @@ async def test_what_is_not_served_says_so(tmp_path: Path) -> None:
     async with running_cluster(tmp_path) as cluster, conversation(cluster.pods[0].front) as client:
         for words in (
             ("BLPOP", "a", "0"),
-            ("MULTI",),
+            ("WATCH", "a"),
             ("SUBSCRIBE", "c"),
             ("XREAD", "BLOCK", "0", "STREAMS", "a", "$"),
         ):

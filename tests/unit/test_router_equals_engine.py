@@ -11,6 +11,30 @@ pytestmark = pytest.mark.t1
 
 # `K` becomes a key of the partition under test; `{K}x` others of its slot.
 SCRIPT = """
+MULTI
+SET K 1
+INCR K
+LPUSH K x
+MGET K {K}none
+PING
+ECHO x
+EXEC
+MULTI
+INCR K
+INCR K K
+INCR K
+EXEC
+GET K
+MULTI
+DEL K
+DISCARD
+EXEC
+DISCARD
+MULTI
+EXEC
+MULTI
+DEL K
+EXEC
 SET K hello
 GET K
 GET {K}none

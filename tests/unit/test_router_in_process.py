@@ -272,24 +272,6 @@ def test_replies_whose_turn_has_not_come_are_bounded() -> None:
     assert client.written == b"$-1\r\n" + BIG * 300
 
 
-def test_nothing_of_a_transaction_is_executed_when_multi_is_refused() -> None:
-    world = World()
-    client = world.client()
-    engine = connected_engine(world, client)
-    write, read = request("INCR", key_of(0)), request("GET", key_of(0))
-    client.feed(request("MULTI") + write + write + request("EXEC") + read)
-    world.loop.turn()
-    assert engine.written == read
-    engine.feed(b"$1\r\n0\r\n")
-    frames = client.frames()
-    assert [frame[:5] for frame in frames[:3]] == [b"-ERR "] * 3
-    assert frames[3].startswith(b"-EXECABORT ") and frames[4] == b"$1\r\n0\r\n"
-    client.feed(request("MULTI"))
-    client.feed(read)
-    world.loop.turn()
-    assert engine.written == read * 2, "a client that has seen the error may go on"
-
-
 @pytest.mark.parametrize("line", [b"POST / HTTP/1.1\r\n", b"Host: localhost:6379\r\n"])
 def test_requests_of_a_browser_end_the_connection(line: bytes) -> None:
     world = World()

@@ -179,6 +179,7 @@ def _quit(client: Client, arguments: Arguments) -> bytes:
 
 def _reset(client: Client, arguments: Arguments) -> bytes:
     client.set_proto(2)
+    client.forget_transaction()
     client.info = None
     return b"+RESET\r\n"
 
@@ -224,7 +225,7 @@ def _client_line(client: Client) -> str:
         "db": 0,
         "sub": 0,
         "psub": 0,
-        "multi": -1,
+        "multi": client.queued,
         "user": "default",
         "resp": client.proto,
         "lib-name": told.get("lib-name", ""),

@@ -125,9 +125,12 @@ cdef class Backend:
         cdef Partition p = <Partition>self.router.lines[r.partition]
         if self.refused is not None and r.partition in self.refused:
             self.resume(r.partition)
-        r.at = self.out.len
+        if r.queued:
+            self.add_transaction(r, frame, n)
+        else:
+            r.at = self.out.len
+            buf_add(&self.out, frame, n)
         r.len = n
-        buf_add(&self.out, frame, n)
         self.unsent.push(r)
         p.inflight += 1
         p.carrier = self.target
@@ -138,6 +141,20 @@ cdef class Backend:
             if self.stalled is None:
                 self.stalled = []
             self.stalled.append(r.client)
+
+    cdef void add_transaction(self, Request r, const char* frame, Py_ssize_t n):
+        """Its commands as they are for an engine, in one request for a peer."""
+        r.refused = None
+        if self.target.partition >= 0:
+            r.to_skip = r.queued
+            r.at = self.out.len
+            buf_add(&self.out, frame, n)
+            return
+        r.to_skip = 0
+        buf_add_bytes(&self.out, peer_transaction_head(r, n))
+        r.at = self.out.len
+        buf_add(&self.out, frame, n)
+        buf_add(&self.out, b"\r\n", 2)
 
     cdef void resume(self, int partition):
         """Tell the peer that what it refused comes again now, from the first refused on."""
@@ -260,6 +277,10 @@ cdef class Backend:
                 if self.held:
                     self.take_held(frame, length)
                 continue
+            r = self.sent.head if scanned != SCAN_ERROR else None
+            if r is not None and r.to_skip > 0:
+                skip_reply(r, frame, length)
+                continue
             r = self.sent.pop() if scanned != SCAN_ERROR else None
             if r is None:
                 self.give_up_late(late)
@@ -282,6 +303,7 @@ cdef class Backend:
 
     cdef void take_reply(self, Request r, const char* frame, Py_ssize_t n, list late):
         cdef Partition p
+        cdef bytes aborted
         if r.internal != NOT_INTERNAL:
             self.take_internal(r, frame, n)
             return
@@ -289,6 +311,9 @@ cdef class Backend:
         if late is not None:
             late.append(r)
             return
+        if r.refused is not None:
+            aborted = abort_reason(r)
+            frame, n = PyBytes_AS_STRING(aborted), PyBytes_GET_SIZE(aborted)
         p.inflight -= 1
         if frame[0] == c"-" and n > 8 and memcmp(frame, b"-CC", 3) == 0 and self.take_word(r, p, frame, n):
             pass

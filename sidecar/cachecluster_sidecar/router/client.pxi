@@ -37,6 +37,7 @@ cdef class Client:
             r.next = None
             r = after
         self.head = self.tail = None
+        self.queue = None
         buf_free(&self.rest)
         buf_free(&self.out)
 
@@ -68,6 +69,15 @@ cdef class Client:
     def set_proto(self, int proto):
         """The client chose a RESP version."""
         self.proto = proto
+
+    def forget_transaction(self):
+        """What it has queued since its MULTI is not executed."""
+        self.queue = None
+
+    @property
+    def queued(self):
+        """How many commands it has queued since its MULTI; -1 outside a transaction."""
+        return -1 if self.queue is None else len(self.queue.frames)
 
     def ungate(self, int partition):
         """The peer sends again what was refused."""
@@ -129,8 +139,6 @@ cdef class Client:
                 log.warning("client %d sent a request of more than %d bytes: disconnected", self.id, MAX_REQUEST_BYTES)
                 self.closing = True
                 self.transport.abort()
-        if self.rest.len == 0:
-            self.transaction = False
         if self.leaving:
             self.touch()
         self.router.settle_touched()
@@ -227,7 +235,10 @@ cdef class Client:
         self.hold(r, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
     cdef void refuse(self, bytes error):
-        """An error reply made here."""
+        """An error reply made here; of a transaction nothing is executed then."""
+        if self.queue is not None:
+            self.queue.broken = True
+            self.queue.frames.clear()
         self.reply(error)
 
     cdef void deliver(self, Request r, const char* p, Py_ssize_t n):

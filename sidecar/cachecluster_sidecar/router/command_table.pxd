@@ -11,6 +11,7 @@ cdef enum Kind:
     KIND_LATER = 3       # not served yet
     KIND_REFUSED = 4
     KIND_CONTAINER = 5   # only its subcommands are commands
+    KIND_TRANSACTION = 6 # MULTI, EXEC, DISCARD
 
 cdef enum Merge:
     MERGE_ARRAY = 0      # MGET: elements in the order of the keys

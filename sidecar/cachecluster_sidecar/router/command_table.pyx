@@ -16,6 +16,7 @@ KINDS = {
     "later": KIND_LATER,
     "refused": KIND_REFUSED,
     "container": KIND_CONTAINER,
+    "transaction": KIND_TRANSACTION,
 }
 MERGES = {"mget": MERGE_ARRAY, "mset": MERGE_OK}
 

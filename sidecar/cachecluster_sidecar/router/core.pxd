@@ -33,6 +33,9 @@ cdef class Request:
     cdef int proto
     cdef uint64_t order          # in its partition: by when it came
     cdef bint write
+    cdef int queued              # of a transaction: replies of the engine before the one that counts
+    cdef int to_skip             # those of them that have not come yet
+    cdef bytes refused           # the first of them that was an error
     cdef bint done               # the reply stands in `reply`, waiting for its turn
     cdef Internal internal
     cdef double parked_at        # 0 while it was never parked
@@ -111,6 +114,7 @@ cdef class Backend:
     cdef dict held               # peer: by ticket, what was executed there and is not acknowledged yet; None until used
 
     cdef void add(self, Request r, const char* frame, Py_ssize_t n)
+    cdef void add_transaction(self, Request r, const char* frame, Py_ssize_t n)
     cdef void schedule(self)
     cdef void flush(self)
     cdef void evict(self, Partition p)
@@ -227,6 +231,18 @@ cdef class CommitLink:
     cdef void close(self)
 
 
+# The commands of a client since its MULTI.
+cdef class Queue:
+    cdef list frames
+    cdef Py_ssize_t bytes
+    cdef int slot                # of their keys; -1: no key yet
+    cdef bint write
+    cdef bint broken             # one was refused: EXEC executes none
+
+    cdef bint take(self, Client c, int slot, bint write, const char* frame, Py_ssize_t n)
+    cdef bytes body(self)
+
+
 # A connection that a client, or a peer router, made to one of our ports.
 cdef class Client:
     cdef readonly Router router
@@ -248,7 +264,7 @@ cdef class Client:
     cdef bint write_paused
     cdef bint stalled            # waits until a backend's socket takes more
     cdef bint touched            # has replies to write
-    cdef bint transaction        # its MULTI was refused: what came with it is not executed
+    cdef Queue queue             # since its MULTI; None outside a transaction
     cdef Py_ssize_t outstanding
     cdef Py_ssize_t held         # bytes of replies whose turn has not come, or that are not acknowledged yet
     cdef uint64_t tickets        # peer: that were given out for replies that are held

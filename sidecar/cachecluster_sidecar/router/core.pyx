@@ -10,6 +10,7 @@ The parts, each with one job:
     backend.pxi     pipelined connections to engines and peers
     client.pxi      connections of clients and peers: reading, replies in order, back-pressure
     dispatch.pxi    what to do with one command
+    transaction.pxi MULTI and EXEC: commands that are kept, and go to an engine in one piece
     commit.pxi      replies that wait until the copies have acknowledged what they tell
     router.pxi      routes, the tick, counters
 """
@@ -44,6 +45,7 @@ from .command_table cimport (
     KIND_LOCAL,
     KIND_REFUSED,
     KIND_SPLIT,
+    KIND_TRANSACTION,
     MAX_SPECS,
     MERGE_ARRAY,
     MERGE_OK,
@@ -84,6 +86,7 @@ cdef enum:
     C_MAX_PIPELINE = 1024
     C_MAX_PEER_PIPELINE = 32768
     C_MAX_REQUEST = 603979776
+    C_MAX_QUEUED = 67108864
     C_OUTPUT_PAUSE = 262144
     C_HELD_PAUSE = 16777216
     C_OUTPUT_MAX = 134217728
@@ -100,6 +103,8 @@ MAX_PEER_PIPELINE = C_MAX_PEER_PIPELINE
 """The same for a peer router, which carries the commands of many clients."""
 MAX_REQUEST_BYTES = C_MAX_REQUEST
 """One request, or what is kept of a client's requests that wait; then the client is disconnected."""
+MAX_QUEUED_BYTES = C_MAX_QUEUED
+"""Commands that a client has queued after MULTI; then EXEC executes none of them."""
 KEEP_ALIVE_S = 300
 """Silence after which a client's connection is probed by TCP (Redis' tcp-keepalive)."""
 OUTPUT_PAUSE_BYTES = C_OUTPUT_PAUSE
@@ -165,5 +170,6 @@ include "partition.pxi"
 include "backend.pxi"
 include "client.pxi"
 include "dispatch.pxi"
+include "transaction.pxi"
 include "commit.pxi"
 include "router.pxi"

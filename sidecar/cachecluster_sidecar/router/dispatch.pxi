@@ -17,8 +17,6 @@ cdef bint serve(Client c, const char* frame, Py_ssize_t n):
     cdef Command* command = router.table.find(frame + scan.head[0].at, scan.head[0].len)
     if c.over_limit or command == NULL:
         return serve_unknown(c, frame)
-    if c.transaction and not_executed(c, name_of(command)):
-        return True
     if command.container and scan.argc > 1:
         container = command
         command = router.table.find_sub(container, frame + scan.head[1].at, scan.head[1].len)
@@ -28,6 +26,9 @@ cdef bint serve(Client c, const char* frame, Py_ssize_t n):
     if wrong_arity(command, scan.argc):
         c.refuse(arity_error(command))
         return True
+    if command.kind == KIND_TRANSACTION:
+        serve_transaction(c, command)
+        return True
     if command.one_key:
         forward(c, key_slot(frame + scan.head[1].at, scan.head[1].len), command.write, frame, n)
         return True
@@ -35,23 +36,9 @@ cdef bint serve(Client c, const char* frame, Py_ssize_t n):
         serve_keys(c, command, frame, n)
         return True
     if command.kind == KIND_LOCAL:
-        return serve_here(c, command, frame)
+        return serve_here(c, command, frame, n)
     router.counters.unserved += 1
     c.refuse(unserved_error(command, router.table.entries[command.index]))
-    c.transaction = command.name_len == 5 and memcmp(command.name, b"multi", 5) == 0
-    return True
-
-
-cdef bint not_executed(Client c, bytes name):
-    """Refuses a command that came in one go with a refused MULTI: its client is told that nothing was executed."""
-    if name in (b"exec", b"discard", b"reset", b"quit"):
-        c.transaction = False
-        if name != b"exec":
-            return False
-        c.refuse(b"-EXECABORT Transaction discarded because of previous errors.\r\n")
-    else:
-        c.refuse(b"-ERR '" + name + b"' was not executed: 'multi' before it " + NOT_SERVED.encode() + b"\r\n")
-    c.router.counters.unserved += 1
     return True
 
 
@@ -108,7 +95,9 @@ cdef bint serve_unknown(Client c, const char* frame):
     cdef list arguments = all_arguments(frame, c.scan.argc)
     cdef bytes name = arguments[0]
     cdef bytes reply
-    if c.cluster and name.upper() == b"CACHECLUSTER":
+    if c.peer and len(arguments) == 6 and name == b"CACHECLUSTER" and arguments[1] == b"EXEC":
+        serve_peer_transaction(c, arguments)
+    elif c.cluster and name.upper() == b"CACHECLUSTER":
         reply = c.router.answers(c, "cachecluster", arguments)
         if reply is None:
             return False
@@ -140,11 +129,25 @@ cdef bytes clean_error(bytes text):
     return b"-" + clean(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text)) + b"\r\n"
 
 
-cdef bint serve_here(Client c, Command* command, const char* frame):
+cdef bint leaves_transaction(Client c, Command* command, const char* frame, Py_ssize_t n):
+    """Is this command of the router's own served at once, MULTI or not? Others are queued for an engine, or refused."""
+    cdef bytes name = name_of(command)
+    if name == b"reset" or name == b"quit":
+        return True
+    if name in ANYWHERE:
+        c.queue.take(c, -1, False, frame, n)
+    else:
+        c.refuse(b"-ERR '" + name + b"' is not served between MULTI and EXEC; send it before or after\r\n")
+    return False
+
+
+cdef bint serve_here(Client c, Command* command, const char* frame, Py_ssize_t n):
     """A command that the router answers itself; False: not before everything outstanding is answered."""
     cdef Py_ssize_t argc = c.scan.argc
     cdef str name
     cdef bytes reply
+    if c.queue is not None and not leaves_transaction(c, command, frame, n):
+        return True
     if argc == 1 and command.name_len == 4 and memcmp(command.name, b"ping", 4) == 0:
         c.router.counters.answered += 1
         c.reply(PONG)
@@ -157,8 +160,9 @@ cdef bint serve_here(Client c, Command* command, const char* frame):
     return True
 
 
-cdef void forward(Client c, int slot, bint write, const char* frame, Py_ssize_t n):
-    """Send a command to the partition of its slot."""
+cdef void forward(Client c, int slot, bint write, const char* frame, Py_ssize_t n, int queued=0):
+    """Send a command to the partition of its slot, or keep it for EXEC. `queued`: it is a transaction, with so many
+    replies of the engine before the one that counts."""
     cdef Router router = c.router
     cdef Partition p
     cdef Request r
@@ -175,6 +179,9 @@ cdef void forward(Client c, int slot, bint write, const char* frame, Py_ssize_t 
         if not p.mine and p.owner is not None:
             c.refuse(router.moved(slot, p.index))
             return
+    if c.queue is not None:
+        c.queue.take(c, slot, write, frame, n)
+        return
     if p.mine:
         router.counters.local += 1
     else:
@@ -183,6 +190,7 @@ cdef void forward(Client c, int slot, bint write, const char* frame, Py_ssize_t 
     r.partition = p.index
     r.slot = slot
     r.write = write
+    r.queued = queued
     p.submit(r, frame, n)
 
 
@@ -244,14 +252,19 @@ cdef void serve_found_keys(Client c, Command* command, const char* frame, Py_ssi
             one_partition = one_partition and slot >> c.router.shift == first >> c.router.shift
     if count == 0:
         # The keys could not be found because of a wrong argument before them: any engine knows the error to answer.
+        if c.queue is not None:
+            c.queue.take(c, -1, command.write, frame, n)
+            return
         forward(c, c.router.any_slot(), command.write, frame, n)
-    elif one_slot or (one_partition and (c.peer or (command.kind == KIND_SPLIT and not c.cluster))):
+    elif one_slot or (
+        one_partition and (c.peer or (command.kind == KIND_SPLIT and not c.cluster and c.queue is None))
+    ):
         forward(c, first, command.write, frame, n)
-    elif command.kind == KIND_SPLIT and not c.cluster:
+    elif command.kind == KIND_SPLIT and not c.cluster and c.queue is None:
         split_command(c, command, frame, s, count)
     else:
         c.router.counters.crossslot += 1
-        c.refuse(CROSSSLOT)
+        c.refuse(CROSSSLOT if c.queue is None else CROSSSLOT_IN_MULTI)
 
 
 cdef void split_command(Client c, Command* command, const char* frame, Scratch s, Py_ssize_t count):

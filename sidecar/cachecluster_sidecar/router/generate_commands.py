@@ -150,6 +150,8 @@ def kind_of(name: str, command: Json) -> tuple[str, str | None]:
         return "split", None
     if name in overlay.LOCAL:
         return "local", None
+    if name in overlay.TRANSACTION:
+        return "transaction", None
     if named(overlay.LATER, name) or name.endswith("|help"):
         return "later", None
     if "blocking" in command["flags"] and name not in overlay.CHECKS:

@@ -45,6 +45,9 @@ LOCAL = (
 )
 """Commands that the router answers itself."""
 
+TRANSACTION = ("multi", "exec", "discard")
+"""Commands that begin and end a transaction: what is between them goes to one partition, in one piece."""
+
 LATER = (
     "acl|cat",
     "acl|dryrun",
@@ -68,8 +71,6 @@ LATER = (
     "command|getkeys",
     "command|getkeysandflags",
     "dbsize",
-    "discard",
-    "exec",
     "fcall",
     "fcall_ro",
     "flushall",
@@ -80,7 +81,6 @@ LATER = (
     "lolwut",
     "memory|stats",
     "monitor",
-    "multi",
     "psubscribe",
     "publish",
     "pubsub",

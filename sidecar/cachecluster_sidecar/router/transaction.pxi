@@ -1,0 +1,110 @@
+# MULTI, EXEC and DISCARD. Commands are kept here and go to the engine in one piece, so that no connection has to be a
+# client's own: nothing stands between them on a shared one. The engine's replies to MULTI and to each command are
+# skipped; what EXEC answers is the reply.
+#
+# To a peer the piece goes as one request, which has one reply:
+#     CACHECLUSTER EXEC <slot> <w|r> <replies to skip> <the piece>
+
+cdef bytes EXEC_WITHOUT_MULTI = b"-ERR EXEC without MULTI\r\n"
+cdef bytes DISCARD_WITHOUT_MULTI = b"-ERR DISCARD without MULTI\r\n"
+cdef bytes NESTED_MULTI = b"-ERR Command 'multi' not allowed inside a transaction\r\n"
+cdef bytes EXECABORT = b"-EXECABORT Transaction discarded because of previous errors.\r\n"
+cdef bytes TOO_LARGE = b"-ERR the commands of this transaction take more than %d bytes\r\n" % MAX_QUEUED_BYTES
+cdef bytes CROSSSLOT_IN_MULTI = (
+    b"-CROSSSLOT Keys in request don't hash to the same slot: all keys of a transaction must; give them the same"
+    b" {hash tag}\r\n"
+)
+cdef bytes QUEUED = b"+QUEUED\r\n"
+# Commands without keys that an engine answers in a transaction as the router does outside.
+cdef tuple ANYWHERE = (b"ping", b"echo", b"time")
+
+
+@cython.final
+cdef class Queue:
+    """The commands of a client since its MULTI."""
+
+    def __cinit__(self):
+        self.frames = []
+        self.slot = -1
+
+    cdef bint take(self, Client c, int slot, bint write, const char* frame, Py_ssize_t n):
+        """Keep a command whose keys are in this slot (-1: it has none); False: the client was told why not."""
+        if slot >= 0 and self.slot >= 0 and slot != self.slot:
+            c.router.counters.crossslot += 1
+            c.refuse(CROSSSLOT_IN_MULTI)
+            return False
+        self.bytes += n
+        if self.bytes > C_MAX_QUEUED:
+            self.frames.clear()
+            c.refuse(TOO_LARGE)
+            return False
+        if not self.broken:
+            self.frames.append(PyBytes_FromStringAndSize(frame, n))
+        if slot >= 0:
+            self.slot = slot
+        self.write = self.write or write
+        c.reply(QUEUED)
+        return True
+
+    cdef bytes body(self):
+        """MULTI, the commands, EXEC."""
+        return b"*1\r\n$5\r\nMULTI\r\n" + b"".join(self.frames) + b"*1\r\n$4\r\nEXEC\r\n"
+
+
+cdef void serve_transaction(Client c, Command* command):
+    """MULTI begins a queue, EXEC sends it, DISCARD forgets it."""
+    cdef Queue queue = c.queue
+    cdef bytes body
+    if command.name_len == 5:
+        if queue is not None:
+            c.refuse(NESTED_MULTI)
+            return
+        c.queue = Queue.__new__(Queue)
+        c.reply(OK)
+        return
+    c.queue = None
+    if command.name_len == 7:
+        c.reply(OK if queue is not None else DISCARD_WITHOUT_MULTI)
+    elif queue is None:
+        c.reply(EXEC_WITHOUT_MULTI)
+    elif queue.broken:
+        c.reply(EXECABORT)
+    elif not queue.frames:
+        c.reply(b"*0\r\n")
+    else:
+        body = queue.body()
+        forward(
+            c,
+            queue.slot if queue.slot >= 0 else c.router.any_slot(),
+            queue.write,
+            PyBytes_AS_STRING(body),
+            PyBytes_GET_SIZE(body),
+            len(queue.frames) + 1,
+        )
+
+
+cdef void serve_peer_transaction(Client c, list arguments):
+    """The transaction of a peer's client, as one request."""
+    cdef bytes body = arguments[5]
+    cdef int slot = int(arguments[2])
+    forward(c, slot, arguments[3] == b"w", PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), int(arguments[4]))
+
+
+cdef bytes peer_transaction_head(Request r, Py_ssize_t n):
+    """What comes before the piece, of n bytes, in a request to a peer; a line end comes after it."""
+    slot, replies = b"%d" % r.slot, b"%d" % r.queued
+    return b"*6\r\n$12\r\nCACHECLUSTER\r\n$4\r\nEXEC\r\n$%d\r\n%s\r\n$1\r\n%s\r\n$%d\r\n%s\r\n$%d\r\n" % (
+        len(slot), slot, b"w" if r.write else b"r", len(replies), replies, n
+    )
+
+
+cdef void skip_reply(Request r, const char* frame, Py_ssize_t n):
+    """A reply of the engine to MULTI, or to a command of the transaction: queued, or why not."""
+    r.to_skip -= 1
+    if frame[0] == c"-" and r.refused is None:
+        r.refused = PyBytes_FromStringAndSize(frame + 1, n - 1)
+
+
+cdef bytes abort_reason(Request r):
+    """The reply to a transaction of which the engine refused a command when it was queued."""
+    return b"-EXECABORT Transaction discarded because of: " + r.refused
