@@ -168,7 +168,7 @@ def test_a_transaction_goes_to_a_peer_as_one_request_and_back_to_an_engine_as_it
     talk.say(MULTI, INCR, GET, EXEC)
     (peer,) = talk.world.engines()
     slot = b"%d" % slot_of_key(KEY.encode())
-    words = [b"CACHECLUSTER", b"EXEC", slot, b"w", b"3", MULTI + INCR + GET + EXEC]
+    words = [b"CACHECLUSTER", b"AT", slot, b"w", b"3", MULTI + INCR + GET + EXEC]
     assert split_requests(peer.written) == ([words], b"")
     peer.feed(b"-CCGATE 0\r\n")
     talk.world.use_routes([0, 1], "uid-0", "uid-0")
@@ -182,7 +182,7 @@ def test_a_peers_transaction_has_one_reply_or_one_refusal() -> None:
     talk = Talk(cluster=True)
     talk.say(request("CACHECLUSTER", "HELLO", "2", "token", "uid-0"))
     slot = b"%d" % slot_of_key(KEY.encode())
-    piece = wrapped([b"CACHECLUSTER", b"EXEC", slot, b"w", b"3", MULTI + INCR + GET + EXEC])
+    piece = wrapped([b"CACHECLUSTER", b"AT", slot, b"w", b"3", MULTI + INCR + GET + EXEC])
     assert talk.say(piece) == []
     assert talk.engine.written == MULTI + INCR + GET + EXEC
     talk.engine.feed(REPLIES + RESULTS)
@@ -205,7 +205,5 @@ def test_on_the_cluster_port_a_key_of_another_pod_is_redirected_and_nothing_is_e
 
 def test_only_a_peer_may_send_a_piece() -> None:
     talk = Talk(cluster=True)
-    assert talk.say(wrapped([b"CACHECLUSTER", b"EXEC", b"0", b"w", b"2", MULTI + INCR + EXEC]))[0].startswith(
-        b"-NOAUTH "
-    )
+    assert talk.say(wrapped([b"CACHECLUSTER", b"AT", b"0", b"w", b"2", MULTI + INCR + EXEC]))[0].startswith(b"-NOAUTH ")
     assert not talk.engine.written

@@ -125,8 +125,8 @@ cdef class Backend:
         cdef Partition p = <Partition>self.router.lines[r.partition]
         if self.refused is not None and r.partition in self.refused:
             self.resume(r.partition)
-        if r.queued:
-            self.add_transaction(r, frame, n)
+        if r.keyless:
+            self.add_keyless(r, frame, n)
         else:
             r.at = self.out.len
             buf_add(&self.out, frame, n)
@@ -142,19 +142,18 @@ cdef class Backend:
                 self.stalled = []
             self.stalled.append(r.client)
 
-    cdef void add_transaction(self, Request r, const char* frame, Py_ssize_t n):
-        """Its commands as they are for an engine, in one request for a peer."""
+    cdef void add_keyless(self, Request r, const char* frame, Py_ssize_t n):
+        """A command that does not tell its partition, or several in one piece: as they are for an engine, in one request
+        of our own for a peer."""
+        cdef bint wrapped = self.target.partition < 0
         r.refused = None
-        if self.target.partition >= 0:
-            r.to_skip = r.queued
-            r.at = self.out.len
-            buf_add(&self.out, frame, n)
-            return
-        r.to_skip = 0
-        buf_add_bytes(&self.out, peer_transaction_head(r, n))
+        r.to_skip = 0 if wrapped else r.queued
+        if wrapped:
+            buf_add_bytes(&self.out, keyless_head(r, n))
         r.at = self.out.len
         buf_add(&self.out, frame, n)
-        buf_add(&self.out, b"\r\n", 2)
+        if wrapped:
+            buf_add(&self.out, b"\r\n", 2)
 
     cdef void resume(self, int partition):
         """Tell the peer that what it refused comes again now, from the first refused on."""

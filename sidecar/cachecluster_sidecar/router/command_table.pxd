@@ -12,11 +12,16 @@ cdef enum Kind:
     KIND_REFUSED = 4
     KIND_CONTAINER = 5   # only its subcommands are commands
     KIND_TRANSACTION = 6 # MULTI, EXEC, DISCARD
+    KIND_ALL = 7         # sent to every partition
 
 cdef enum Merge:
     MERGE_ARRAY = 0      # MGET: elements in the order of the keys
     MERGE_SUM = 1        # DEL, UNLINK, EXISTS, TOUCH: the sum of integers
-    MERGE_OK = 2         # MSET: OK when all are
+    MERGE_OK = 2         # MSET, FLUSHALL: OK when all are
+    MERGE_JOINED = 3     # KEYS: all elements
+    MERGE_ANY = 4        # RANDOMKEY: one that is not null
+    MERGE_SAME = 5       # SCRIPT LOAD: all answer the same
+    MERGE_LEAST = 6      # SCRIPT EXISTS: element by element
 
 cdef enum:
     MAX_SPECS = 4

@@ -17,8 +17,19 @@ KINDS = {
     "refused": KIND_REFUSED,
     "container": KIND_CONTAINER,
     "transaction": KIND_TRANSACTION,
+    "all": KIND_ALL,
 }
-MERGES = {"mget": MERGE_ARRAY, "mset": MERGE_OK}
+MERGES = {
+    "mget": MERGE_ARRAY,
+    "mset": MERGE_OK,
+    "flushall": MERGE_OK,
+    "flushdb": MERGE_OK,
+    "script|flush": MERGE_OK,
+    "keys": MERGE_JOINED,
+    "randomkey": MERGE_ANY,
+    "script|load": MERGE_SAME,
+    "script|exists": MERGE_LEAST,
+}
 
 cdef uint16_t CRC[256]
 

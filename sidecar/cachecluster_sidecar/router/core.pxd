@@ -33,6 +33,7 @@ cdef class Request:
     cdef int proto
     cdef uint64_t order          # in its partition: by when it came
     cdef bint write
+    cdef bint keyless            # its bytes do not tell the partition: a peer has to be told
     cdef int queued              # of a transaction: replies of the engine before the one that counts
     cdef int to_skip             # those of them that have not come yet
     cdef bytes refused           # the first of them that was an error
@@ -71,6 +72,7 @@ cdef class Split:
     cdef bytes merged(self)
     cdef bytes merged_error(self)
     cdef bytes merged_array(self)
+    cdef bytes merged_rest(self)
 
 
 # Where commands go: the engine process of a local copy, or the cluster port of another pod.
@@ -114,7 +116,7 @@ cdef class Backend:
     cdef dict held               # peer: by ticket, what was executed there and is not acknowledged yet; None until used
 
     cdef void add(self, Request r, const char* frame, Py_ssize_t n)
-    cdef void add_transaction(self, Request r, const char* frame, Py_ssize_t n)
+    cdef void add_keyless(self, Request r, const char* frame, Py_ssize_t n)
     cdef void schedule(self)
     cdef void flush(self)
     cdef void evict(self, Partition p)

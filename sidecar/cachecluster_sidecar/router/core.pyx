@@ -18,6 +18,7 @@ The parts, each with one job:
 import asyncio
 import fcntl
 import logging
+import random
 import socket
 import sys
 import termios
@@ -39,6 +40,7 @@ from libc.string cimport memcmp, memset
 from cachecluster_core cimport gate_step
 
 from .command_table cimport (
+    KIND_ALL,
     KIND_CONTAINER,
     KIND_KEYS,
     KIND_LATER,
@@ -47,8 +49,12 @@ from .command_table cimport (
     KIND_SPLIT,
     KIND_TRANSACTION,
     MAX_SPECS,
+    MERGE_ANY,
     MERGE_ARRAY,
+    MERGE_JOINED,
+    MERGE_LEAST,
     MERGE_OK,
+    MERGE_SAME,
     MERGE_SUM,
     Command,
     CommandTable,

@@ -1,6 +1,7 @@
 # What to do with one command of a client.
 
 cdef bytes OK = b"+OK\r\n"
+cdef bytes NO_MAP = b"-TRYAGAIN this router has no map yet; this command was not executed, send it again\r\n"
 cdef bytes PONG = b"+PONG\r\n"
 cdef bytes CROSSSLOT = b"-CROSSSLOT Keys in request don't hash to the same slot\r\n"
 # First words of lines that a browser sends on behalf of a web page: what follows is not to be served, as in Redis.
@@ -34,6 +35,9 @@ cdef bint serve(Client c, const char* frame, Py_ssize_t n):
         return True
     if command.kind == KIND_KEYS or command.kind == KIND_SPLIT:
         serve_keys(c, command, frame, n)
+        return True
+    if command.kind == KIND_ALL:
+        serve_all(c, command, frame, n)
         return True
     if command.kind == KIND_LOCAL:
         return serve_here(c, command, frame, n)
@@ -95,8 +99,8 @@ cdef bint serve_unknown(Client c, const char* frame):
     cdef list arguments = all_arguments(frame, c.scan.argc)
     cdef bytes name = arguments[0]
     cdef bytes reply
-    if c.peer and len(arguments) == 6 and name == b"CACHECLUSTER" and arguments[1] == b"EXEC":
-        serve_peer_transaction(c, arguments)
+    if c.peer and len(arguments) == 6 and name == b"CACHECLUSTER" and arguments[1] == b"AT":
+        serve_keyless(c, arguments)
     elif c.cluster and name.upper() == b"CACHECLUSTER":
         reply = c.router.answers(c, "cachecluster", arguments)
         if reply is None:
@@ -160,14 +164,14 @@ cdef bint serve_here(Client c, Command* command, const char* frame, Py_ssize_t n
     return True
 
 
-cdef void forward(Client c, int slot, bint write, const char* frame, Py_ssize_t n, int queued=0):
-    """Send a command to the partition of its slot, or keep it for EXEC. `queued`: it is a transaction, with so many
-    replies of the engine before the one that counts."""
+cdef void forward(Client c, int slot, bint write, const char* frame, Py_ssize_t n, int queued=-1):
+    """Send a command to the partition of its slot, or keep it for EXEC. `queued`: its bytes do not tell the slot, and so
+    many replies of the engine come before the one that counts."""
     cdef Router router = c.router
     cdef Partition p
     cdef Request r
     if router.partitions == 0:
-        c.refuse(b"-TRYAGAIN this router has no map yet; this command was not executed, send it again\r\n")
+        c.refuse(NO_MAP)
         return
     p = <Partition>router.lines[slot >> router.shift]
     if c.cluster:
@@ -190,7 +194,9 @@ cdef void forward(Client c, int slot, bint write, const char* frame, Py_ssize_t 
     r.partition = p.index
     r.slot = slot
     r.write = write
-    r.queued = queued
+    if queued >= 0:
+        r.keyless = True
+        r.queued = queued
     p.submit(r, frame, n)
 
 
@@ -299,6 +305,42 @@ cdef void split_command(Client c, Command* command, const char* frame, Scratch s
         number += 1
         p = <Partition>router.lines[index]
         p.submit(r, PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
+
+
+cdef void serve_all(Client c, Command* command, const char* frame, Py_ssize_t n):
+    """A command about all keys: to every partition, of this pod on the cluster port, with one reply of theirs."""
+    cdef Router router = c.router
+    cdef Split split
+    cdef Partition p
+    cdef Request r
+    cdef list asked = [p for p in router.lines if p.mine or not c.cluster]
+    if c.queue is not None:
+        c.refuse(b"-ERR '" + name_of(command) + b"' is not served between MULTI and EXEC; send it before or after\r\n")
+        return
+    if router.partitions == 0:
+        c.refuse(NO_MAP)
+        return
+    router.counters.split += 1
+    split = Split.__new__(Split)
+    split.merge = command.merge
+    split.write = command.write
+    split.parent = c.append()
+    split.waiting = len(asked)
+    split.replies = [None] * len(asked)
+    if not asked:
+        answer = split.merged()
+        c.deliver(split.parent, PyBytes_AS_STRING(answer), PyBytes_GET_SIZE(answer))
+    for number, p in enumerate(asked):
+        r = Request.__new__(Request)
+        r.client = c
+        r.split = split
+        r.part = number
+        r.partition = p.index
+        r.slot = p.index << router.shift
+        r.proto = c.proto
+        r.write = command.write
+        r.keyless = True
+        p.submit(r, frame, n)
 
 
 cdef list part_frames(

@@ -150,6 +150,8 @@ def kind_of(name: str, command: Json) -> tuple[str, str | None]:
         return "split", None
     if name in overlay.LOCAL:
         return "local", None
+    if name in overlay.ALL:
+        return "all", None
     if name in overlay.TRANSACTION:
         return "transaction", None
     if named(overlay.LATER, name) or name.endswith("|help"):
@@ -173,8 +175,9 @@ def routing_entry(name: str, command: Json) -> Json:
         entry["container"] = True
     if hint:
         entry["hint"] = hint
-    if kind in ("keys", "split"):
+    if kind in ("keys", "split", "all"):
         entry["write"] = "readonly" not in command["flags"] and name not in overlay.READS
+    if kind in ("keys", "split"):
         keys = [spec for spec in map(key_spec, command["specs"]) if spec is not None]
         entry["keys"] = keys + overlay.EXTRA_KEYS.get(name, [])
     if name in overlay.CHECKS:

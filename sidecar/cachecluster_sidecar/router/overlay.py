@@ -9,6 +9,9 @@ from __future__ import annotations
 SPLIT = ("mget", "mset", "del", "unlink", "exists", "touch")
 """Commands whose keys may lie in several partitions: split by partition, and the replies merged."""
 
+ALL = ("dbsize", "flushall", "flushdb", "keys", "randomkey", "script|exists", "script|flush", "script|load")
+"""Commands about all keys, or about every engine: sent to every partition, and the replies merged."""
+
 LOCAL = (
     "asking",
     "auth",
@@ -70,13 +73,9 @@ LATER = (
     "clusterscan",
     "command|getkeys",
     "command|getkeysandflags",
-    "dbsize",
     "fcall",
     "fcall_ro",
-    "flushall",
-    "flushdb",
     "function",
-    "keys",
     "lastsave",
     "lolwut",
     "memory|stats",
@@ -85,7 +84,6 @@ LATER = (
     "publish",
     "pubsub",
     "punsubscribe",
-    "randomkey",
     "role",
     "scan",
     "script",
@@ -152,5 +150,5 @@ STORE_AFTER_2: dict[str, object] = {"keyword": "STORE", "from": 2, "last": 0, "s
 EXTRA_KEYS = {"sort": [STORE_AFTER_2]}
 """Key positions that the engine calls unknown."""
 
-READS = ("eval_ro", "evalsha_ro")
+READS = ("eval_ro", "evalsha_ro", "script|exists", "script|load")
 """Commands that only read though the engine does not flag them `readonly`."""

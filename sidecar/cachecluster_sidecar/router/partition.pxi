@@ -228,7 +228,7 @@ cdef class Partition:
             if r.client.closed:
                 self.unpark(line.pop())
                 continue
-            if r.client.cluster and self.owner is not None and not self.mine:
+            if r.client.cluster and not r.keyless and self.owner is not None and not self.mine:
                 self.unpark(line.pop())
                 self.router.fail(r, self.router.moved(r.slot, self.index))
                 continue

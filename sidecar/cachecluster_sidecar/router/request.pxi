@@ -64,6 +64,10 @@ cdef class Line:
         line.head = line.tail = None
 
 
+cdef tuple NULLS = (b"$-1\r\n", b"_\r\n")
+cdef bytes NOT_HERE = b"-TRYAGAIN no primary of a partition is on this pod; this command was not executed, ask another\r\n"
+
+
 @cython.final
 cdef class Split:
     """Waits for the parts of a split command and makes one reply of theirs."""
@@ -79,9 +83,27 @@ cdef class Split:
             return self.merged_array()
         if self.merge == MERGE_OK:
             return b"+OK\r\n"
+        if self.merge != MERGE_SUM:
+            return self.merged_rest()
         for reply in self.replies:
             total += strtoll(PyBytes_AS_STRING(reply) + 1, NULL, 10)
         return b":%d\r\n" % total
+
+    cdef bytes merged_rest(self):
+        """The reply to a command about all keys, of which each partition has told its part."""
+        cdef list rows
+        if self.merge == MERGE_JOINED:
+            heads = [reply.index(b"\n") + 1 for reply in self.replies]
+            total = sum([int(reply[1 : at - 2]) for reply, at in zip(self.replies, heads)])
+            return b"*%d\r\n" % total + b"".join([reply[at:] for reply, at in zip(self.replies, heads)])
+        if self.merge == MERGE_ANY:
+            found = [reply for reply in self.replies if reply not in NULLS]
+            return random.choice(found) if found else NULLS[self.parent.proto - 2]
+        if self.merge == MERGE_LEAST and self.replies:
+            rows = [reply.split(b"\r\n:")[1:] for reply in self.replies]
+            least = [min([int(number) for number in column]) for column in zip(*rows)]
+            return b"*%d\r\n" % len(least) + b"".join([b":%d\r\n" % number for number in least])
+        return self.replies[0] if self.replies else NOT_HERE
 
     cdef bytes merged_error(self):
         """The error of the whole command: of its first part that failed, unless that would deny what was done."""

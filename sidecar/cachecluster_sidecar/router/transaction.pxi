@@ -2,8 +2,8 @@
 # client's own: nothing stands between them on a shared one. The engine's replies to MULTI and to each command are
 # skipped; what EXEC answers is the reply.
 #
-# To a peer the piece goes as one request, which has one reply:
-#     CACHECLUSTER EXEC <slot> <w|r> <replies to skip> <the piece>
+# To a peer the piece goes as one request, which has one reply; so does a single command without keys:
+#     CACHECLUSTER AT <slot> <w|r> <replies to skip> <the piece>
 
 cdef bytes EXEC_WITHOUT_MULTI = b"-ERR EXEC without MULTI\r\n"
 cdef bytes DISCARD_WITHOUT_MULTI = b"-ERR DISCARD without MULTI\r\n"
@@ -83,17 +83,17 @@ cdef void serve_transaction(Client c, Command* command):
         )
 
 
-cdef void serve_peer_transaction(Client c, list arguments):
-    """The transaction of a peer's client, as one request."""
+cdef void serve_keyless(Client c, list arguments):
+    """What a peer sends for the partition of a slot: a transaction, or a command without keys."""
     cdef bytes body = arguments[5]
     cdef int slot = int(arguments[2])
     forward(c, slot, arguments[3] == b"w", PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), int(arguments[4]))
 
 
-cdef bytes peer_transaction_head(Request r, Py_ssize_t n):
+cdef bytes keyless_head(Request r, Py_ssize_t n):
     """What comes before the piece, of n bytes, in a request to a peer; a line end comes after it."""
     slot, replies = b"%d" % r.slot, b"%d" % r.queued
-    return b"*6\r\n$12\r\nCACHECLUSTER\r\n$4\r\nEXEC\r\n$%d\r\n%s\r\n$1\r\n%s\r\n$%d\r\n%s\r\n$%d\r\n" % (
+    return b"*6\r\n$12\r\nCACHECLUSTER\r\n$2\r\nAT\r\n$%d\r\n%s\r\n$1\r\n%s\r\n$%d\r\n%s\r\n$%d\r\n" % (
         len(slot), slot, b"w" if r.write else b"r", len(replies), replies, n
     )
 

@@ -1,0 +1,96 @@
+"""Commands about all keys, or about every engine: sent to every partition, and answered as one engine would."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import redis.asyncio
+from tests.unit.router_support import ENGINES, Conversation, conversation, running_cluster
+
+from cachecluster_sidecar.router.resp import ReplyFeed
+
+pytestmark = pytest.mark.t1
+
+KEYS = [f"s{number}" for number in range(20)]
+SCRIPT = "return redis.call('GET', KEYS[1])"
+DIGEST = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+NULL = {"2": b"$-1\r\n", "3": b"_\r\n"}
+
+
+def elements(reply: bytes) -> list[bytes]:
+    """Of an array of bulk strings, sorted."""
+    head, _, rest = reply.partition(b"\r\n")
+    found = [frame.split(b"\r\n")[1] for frame in ReplyFeed().feed(rest)]
+    assert head == b"*%d" % len(found)
+    return sorted(found)
+
+
+async def fill(client: Conversation) -> None:
+    await client.ask("MSET", *[word for key in KEYS for word in (key, key)])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("protocol", ["2", "3"])
+async def test_commands_about_all_keys_answer_as_one_engine_would(tmp_path: Path, engine: str, protocol: str) -> None:
+    async with (
+        running_cluster(tmp_path, engine=engine, pods=2, partitions=4) as cluster,
+        conversation(cluster.pods[0].front) as client,
+    ):
+        await client.ask("HELLO", protocol)
+        assert (await client.ask("DBSIZE"), await client.ask("KEYS", "*")) == (b":0\r\n", b"*0\r\n")
+        assert await client.ask("RANDOMKEY") == NULL[protocol]
+        await fill(client)
+        assert {cluster.partition_of(key.encode()) for key in KEYS} == set(range(4))
+        assert await client.ask("DBSIZE") == b":20\r\n"
+        assert elements(await client.ask("KEYS", "s*")) == sorted(key.encode() for key in KEYS)
+        assert elements(await client.ask("KEYS", "s1")) == [b"s1"]
+        found = {(await client.ask("RANDOMKEY")).split(b"\r\n")[1].decode() for _ in range(100)}
+        assert found <= set(KEYS) and len({cluster.partition_of(key.encode()) for key in found}) == 4
+        assert (await client.ask("FLUSHALL", "NONSENSE")).startswith(b"-ERR syntax error")
+        assert await client.ask("FLUSHALL", "ASYNC") == b"+OK\r\n"
+        assert await client.ask("DBSIZE") == b":0\r\n"
+        await fill(client)
+        client.send(("SET", "t", "1"), ("FLUSHDB",), ("DBSIZE",), ("SET", "t", "1"), ("DBSIZE",))
+        assert (await client.frames(5))[1:] == [b"+OK\r\n", b":0\r\n", b"+OK\r\n", b":1\r\n"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_scripts_are_loaded_into_every_partition(tmp_path: Path, engine: str) -> None:
+    async with running_cluster(tmp_path, engine=engine, pods=2, partitions=4) as cluster:
+        async with conversation(cluster.pods[0].front) as client:
+            await fill(client)
+            assert await client.ask("SCRIPT", "EXISTS", DIGEST, DIGEST) == b"*2\r\n:0\r\n:0\r\n"
+            assert await client.ask("SCRIPT", "LOAD", SCRIPT) == b"$40\r\n" + DIGEST.encode() + b"\r\n"
+            for key in KEYS:
+                assert await client.ask("EVALSHA", DIGEST, "1", key) == b"$%d\r\n%s\r\n" % (len(key), key.encode())
+            assert await client.ask("SCRIPT", "EXISTS", DIGEST, "0" * 40) == b"*2\r\n:1\r\n:0\r\n"
+            assert await client.ask("SCRIPT", "FLUSH") == b"+OK\r\n"
+            assert await client.ask("SCRIPT", "EXISTS", DIGEST) == b"*1\r\n:0\r\n"
+            assert (await client.ask("SCRIPT", "LOAD", "nonsense(")).startswith(b"-ERR Error compiling")
+        host, port = cluster.pods[1].front
+        async with redis.asyncio.Redis(host=host, port=port) as plain:
+            script = plain.register_script(SCRIPT)
+            assert await script(keys=[KEYS[0]]) == KEYS[0].encode(), "a client's own way: load, and try again"
+
+
+async def test_the_cluster_port_tells_of_the_pods_own_partitions(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, pods=2, partitions=4) as cluster:
+        async with conversation(cluster.pods[0].front) as client:
+            await fill(client)
+        sizes, found = [], []
+        for pod in cluster.pods:
+            async with conversation(pod.cluster_port) as client:
+                sizes.append(int((await client.ask("DBSIZE"))[1:]))
+                found.append(elements(await client.ask("KEYS", "*")))
+        assert sizes == [len(keys) for keys in found] and sum(sizes) == 20 and min(sizes) > 0
+        assert sorted(key for keys in found for key in keys) == sorted(key.encode() for key in KEYS)
+
+
+async def test_commands_about_all_keys_are_not_part_of_a_transaction(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path) as cluster, conversation(cluster.pods[0].front) as client:
+        client.send(("MULTI",), ("FLUSHALL",), ("EXEC",))
+        replies = await client.frames(3)
+        assert replies[1].startswith(b"-ERR 'flushall' is not served between MULTI and EXEC")
+        assert replies[2].startswith(b"-EXECABORT")
