@@ -246,6 +246,18 @@ def test_peers_beyond_the_limit_of_clients_are_counted_once() -> None:
     assert (world.router.client_count, world.router.peer_count) == (0, 0)
 
 
+def test_a_connection_beyond_the_limit_that_does_not_prove_to_be_a_peer_is_closed() -> None:
+    world = World(max_clients=1)
+    world.client()
+    silent, peer = world.client(cluster=True), world.client(cluster=True)
+    peer.feed(request("CACHECLUSTER", "HELLO"))
+    assert world.router.peer_count == 2
+    world.loop.wait()
+    assert silent.ended and not peer.ended
+    silent.protocol.connection_lost(None)
+    assert world.router.peer_count == 1
+
+
 def test_replies_made_here_are_made_as_fast_as_they_are_read() -> None:
     world = World()
     lazy = world.client(slow=True)

@@ -66,6 +66,12 @@ cdef class Client:
         self.proto = proto
         self.over_limit = False
 
+    def show_or_go(self):
+        """There was time to prove to be a peer: a client beyond the limit must not keep peers out."""
+        if self.over_limit and not self.closed:
+            self.closing = True
+            self.transport.abort()
+
     def set_proto(self, int proto):
         """The client chose a RESP version."""
         self.proto = proto

@@ -159,6 +159,7 @@ cdef class Router:
             return False
         self.peer_count += 1
         client.id = self.register(client)
+        self.loop.call_later(CONNECT_TIMEOUT_S, client.show_or_go)
         return True
 
     def register(self, Client client):
