@@ -170,6 +170,20 @@ class DataPathSuite:
                 assert "WRONGTYPE" in str(results[4])
             client.close()
 
+    def test_every_client_finds_every_key(self, endpoints: Endpoints, prefix: str) -> None:
+        keys = {f"{prefix}:{number}".encode() for number in range(200)}
+        clients = [*map(plain_client, endpoints.plain), cluster_client(endpoints)]
+        clients[0].mset(dict.fromkeys(keys, 1))
+        for client in clients:
+            found = set(client.scan_iter(match=f"{prefix}*", count=100))
+            assert found == keys, (type(client), len(found))
+            assert set(client.keys(f"{prefix}*")) == keys
+            assert client.dbsize() >= len(keys)
+            script = client.register_script("return redis.call('INCR', KEYS[1])")
+            for key in keys_by_partition(f"script{prefix}", 16):
+                assert script(keys=[key]) > 0
+            client.close()
+
     def test_the_keys_of_a_transaction_are_in_one_slot(self, endpoints: Endpoints, prefix: str) -> None:
         keys = keys_by_partition(prefix, 16)
         with plain_client(endpoints.plain[0]) as client:

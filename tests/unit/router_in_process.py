@@ -117,6 +117,7 @@ class World:
         self.dialled: list[Any] = []
         self.confirmed: list[tuple[int, int]] = []
         self.answered: list[str] = []
+        self.run_id = "run"
         loop: Any = self.loop
         self.router: Any = Router(loop, COMMANDS, self.dialled.append, answer or self._answer)
         self.router.confirm = lambda partition, generation: self.confirmed.append((partition, generation))
@@ -154,6 +155,7 @@ class World:
                     f"uid-{n}": {"name": f"demo-{n}", "host": f"127.0.0.{n + 1}", "port": 7379} for n in range(3)
                 },
                 "primaries": primaries or ["uid-0"] * PARTITIONS,
+                "serving": [pod and f"{pod}.{self.run_id}" for pod in primaries or ["uid-0"] * PARTITIONS],
                 "replicas": [[]] * PARTITIONS,
                 "inSync": [1] * PARTITIONS,
                 "local": {str(index): {"socket": f"p{index}.sock"} for index in copies},

@@ -335,6 +335,7 @@ class Cluster:
             "partitions": self.partitions,
             "members": {p.uid: {"name": f"demo-{p.number}", "host": p.host, "port": CLUSTER_PORT} for p in self.pods},
             "primaries": self.primaries,
+            "serving": [pod and f"{pod}.run" for pod in self.primaries],
             "replicas": self.replicas
             or [[p.uid for p in self.pods if p.uid != primary][:1] for primary in self.primaries],
             "inSync": [1 + len(replicas) for replicas in self.replicas] or [2] * self.partitions,

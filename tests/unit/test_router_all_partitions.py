@@ -88,6 +88,43 @@ async def test_the_cluster_port_tells_of_the_pods_own_partitions(tmp_path: Path)
         assert sorted(key for keys in found for key in keys) == sorted(key.encode() for key in KEYS)
 
 
+async def scanned(client: Conversation, *options: str) -> list[bytes]:
+    """Everything that SCAN tells, from the beginning to the end."""
+    cursor, found = b"0", []
+    for _ in range(1000):
+        reply = await client.ask("SCAN", cursor.decode(), *options)
+        head, keys = reply[: reply.index(b"*", 1)], reply[reply.index(b"*", 1) :]
+        cursor = head.split(b"\r\n")[2]
+        found += elements(keys)
+        if cursor == b"0":
+            return found
+        assert int(cursor) < 1 << 53
+    raise AssertionError("a scan without end")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_scan_tells_every_key_of_every_partition(tmp_path: Path, engine: str) -> None:
+    keys = sorted(b"s%d" % number for number in range(500))
+    async with running_cluster(tmp_path, engine=engine, pods=2, partitions=4) as cluster:
+        async with conversation(cluster.pods[0].front) as client:
+            assert await scanned(client) == []
+            await client.ask("MSET", *[word for key in keys for word in (key.decode(), "x")])
+            await client.ask("LPUSH", "list", "x")
+            assert sorted(set(await scanned(client))) == sorted([*keys, b"list"])
+            assert sorted(set(await scanned(client, "COUNT", "3", "MATCH", "s1*"))) == [
+                key for key in keys if key.startswith(b"s1")
+            ]
+            assert await scanned(client, "TYPE", "list") == [b"list"]
+            for bad in ("x", "-1", "1" * 21):
+                assert await client.ask("SCAN", bad) == b"-ERR invalid cursor\r\n"
+            assert (await client.ask("SCAN", "0", "NONSENSE")).startswith(b"-ERR syntax error")
+        own = []
+        for pod in cluster.pods:
+            async with conversation(pod.cluster_port) as client:
+                own.append(set(await scanned(client)))
+        assert own[0].isdisjoint(own[1]) and len(own[0] | own[1]) == 501
+
+
 async def test_commands_about_all_keys_are_not_part_of_a_transaction(tmp_path: Path) -> None:
     async with running_cluster(tmp_path) as cluster, conversation(cluster.pods[0].front) as client:
         client.send(("MULTI",), ("FLUSHALL",), ("EXEC",))

@@ -258,6 +258,40 @@ def test_a_connection_beyond_the_limit_that_does_not_prove_to_be_a_peer_is_close
     assert world.router.peer_count == 1
 
 
+def scan(world: World, client: Transport, engine: Transport, cursor: bytes, reply: bytes) -> tuple[bytes, bytes]:
+    """What the engine is asked and the cursor that the client gets."""
+    engine.written = b""
+    client.feed(request("SCAN", cursor.decode()))
+    world.loop.turn()
+    asked = engine.written
+    engine.feed(reply)
+    (answer,) = client.frames()
+    assert answer.startswith(b"*2\r\n$") and answer.endswith(reply[reply.index(b"*", 1) :])
+    return asked, answer.split(b"\r\n")[2]
+
+
+def test_a_scan_begins_a_partition_anew_when_another_process_serves_it() -> None:
+    world = World()
+    client = world.client()
+    zero, one = connected_engine(world, client, 0), connected_engine(world, client, 1)
+    some, last = b"*2\r\n$2\r\n17\r\n*1\r\n$1\r\na\r\n", b"*2\r\n$1\r\n0\r\n*0\r\n"
+    asked, first = scan(world, client, zero, b"0", some)
+    assert asked == request("SCAN", "0")
+    assert scan(world, client, zero, first, some)[0] == request("SCAN", "17")
+    world.run_id = "another"
+    world.use_routes([0, 1])
+    assert scan(world, client, zero, first, some)[0] == request("SCAN", "0")
+    client.feed(request("SCAN", "0"))
+    world.loop.turn()
+    world.run_id = "third"
+    world.use_routes([0, 1])
+    zero.feed(last)
+    cursor = client.frames()[0].split(b"\r\n")[2]
+    assert scan(world, client, zero, cursor, last)[0] == request("SCAN", "0"), "it was asked while another one came"
+    _, cursor = scan(world, client, zero, b"0", last)
+    assert scan(world, client, one, cursor, last) == (request("SCAN", "0"), b"0")
+
+
 def test_replies_made_here_are_made_as_fast_as_they_are_read() -> None:
     world = World()
     lazy = world.client(slow=True)

@@ -30,6 +30,7 @@ def build_routes(
             uid: {"name": member.name, "host": member.host, "port": cluster_port} for uid, member in ring.members
         },
         "primaries": [copy.pod if copy is not None else None for copy in serving],
+        "serving": [str(copy) if copy is not None else None for copy in serving],
         "replicas": [_replicas(entry, copy, leaving) for entry, copy in zip(ring.entries, serving, strict=True)],
         "inSync": [len(entry.isr) for entry in ring.entries],
         "epochs": [entry.epoch for entry in ring.entries],

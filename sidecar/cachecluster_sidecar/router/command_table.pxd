@@ -13,6 +13,7 @@ cdef enum Kind:
     KIND_CONTAINER = 5   # only its subcommands are commands
     KIND_TRANSACTION = 6 # MULTI, EXEC, DISCARD
     KIND_ALL = 7         # sent to every partition
+    KIND_SCAN = 8        # sent to one partition after the other
 
 cdef enum Merge:
     MERGE_ARRAY = 0      # MGET: elements in the order of the keys
@@ -21,6 +22,7 @@ cdef enum Merge:
     MERGE_JOINED = 3     # KEYS: all elements
     MERGE_ANY = 4        # RANDOMKEY: one that is not null
     MERGE_SAME = 5       # SCRIPT LOAD: all answer the same
+    MERGE_SCAN = 7       # SCAN: with the client's cursor
     MERGE_LEAST = 6      # SCRIPT EXISTS: element by element
 
 cdef enum:

@@ -18,6 +18,7 @@ KINDS = {
     "container": KIND_CONTAINER,
     "transaction": KIND_TRANSACTION,
     "all": KIND_ALL,
+    "scan": KIND_SCAN,
 }
 MERGES = {
     "mget": MERGE_ARRAY,
@@ -26,6 +27,7 @@ MERGES = {
     "flushdb": MERGE_OK,
     "script|flush": MERGE_OK,
     "keys": MERGE_JOINED,
+    "scan": MERGE_SCAN,
     "randomkey": MERGE_ANY,
     "script|load": MERGE_SAME,
     "script|exists": MERGE_LEAST,

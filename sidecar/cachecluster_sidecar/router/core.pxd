@@ -68,6 +68,7 @@ cdef class Split:
     cdef int waiting             # parts without a reply
     cdef list replies            # by part; None until it came
     cdef list part_of_key        # for MGET: which part answers the key, by key
+    cdef int tag                 # for SCAN: of the partition when it was asked
 
     cdef bytes merged(self)
     cdef bytes merged_error(self)
@@ -140,6 +141,7 @@ cdef class Partition:
     cdef Router router
     cdef int index
     cdef bint mine               # the primary is on this pod
+    cdef int tag                 # of the process that serves: cursors of SCAN are of one process
     cdef Target engine           # the local copy, or None
     cdef Target owner            # where its commands go now; None: nowhere
     cdef Target carrier          # where those in flight went

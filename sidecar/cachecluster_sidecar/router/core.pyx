@@ -11,6 +11,7 @@ The parts, each with one job:
     client.pxi      connections of clients and peers: reading, replies in order, back-pressure
     dispatch.pxi    what to do with one command
     transaction.pxi MULTI and EXEC: commands that are kept, and go to an engine in one piece
+    scan.pxi        SCAN over all partitions
     commit.pxi      replies that wait until the copies have acknowledged what they tell
     router.pxi      routes, the tick, counters
 """
@@ -22,6 +23,7 @@ import random
 import socket
 import sys
 import termios
+import zlib
 
 from cachecluster_core import pod_table
 
@@ -46,6 +48,7 @@ from .command_table cimport (
     KIND_LATER,
     KIND_LOCAL,
     KIND_REFUSED,
+    KIND_SCAN,
     KIND_SPLIT,
     KIND_TRANSACTION,
     MAX_SPECS,
@@ -55,6 +58,7 @@ from .command_table cimport (
     MERGE_LEAST,
     MERGE_OK,
     MERGE_SAME,
+    MERGE_SCAN,
     MERGE_SUM,
     Command,
     CommandTable,
@@ -177,5 +181,6 @@ include "backend.pxi"
 include "client.pxi"
 include "dispatch.pxi"
 include "transaction.pxi"
+include "scan.pxi"
 include "commit.pxi"
 include "router.pxi"

@@ -39,6 +39,9 @@ cdef bint serve(Client c, const char* frame, Py_ssize_t n):
     if command.kind == KIND_ALL:
         serve_all(c, command, frame, n)
         return True
+    if command.kind == KIND_SCAN:
+        serve_scan(c, command, frame, n)
+        return True
     if command.kind == KIND_LOCAL:
         return serve_here(c, command, frame, n)
     router.counters.unserved += 1
@@ -141,7 +144,7 @@ cdef bint leaves_transaction(Client c, Command* command, const char* frame, Py_s
     if name in ANYWHERE:
         c.queue.take(c, -1, False, frame, n)
     else:
-        c.refuse(b"-ERR '" + name + b"' is not served between MULTI and EXEC; send it before or after\r\n")
+        refuse_in_transaction(c, command)
     return False
 
 
@@ -309,21 +312,29 @@ cdef void split_command(Client c, Command* command, const char* frame, Scratch s
 
 cdef void serve_all(Client c, Command* command, const char* frame, Py_ssize_t n):
     """A command about all keys: to every partition, of this pod on the cluster port, with one reply of theirs."""
-    cdef Router router = c.router
-    cdef Split split
+    cdef Partition p
+    if c.queue is not None:
+        refuse_in_transaction(c, command)
+    elif c.router.partitions == 0:
+        c.refuse(NO_MAP)
+    else:
+        ask_partitions(c, command, [p for p in c.router.lines if p.mine or not c.cluster], frame, n)
+
+
+cdef void refuse_in_transaction(Client c, Command* command):
+    c.refuse(b"-ERR '" + name_of(command) + b"' is not served between MULTI and EXEC; send it before or after\r\n")
+
+
+cdef void ask_partitions(Client c, Command* command, list asked, const char* frame, Py_ssize_t n, int tag=0):
+    """Send the same bytes, which do not tell where they go, to some partitions, for one reply."""
+    cdef Split split = Split.__new__(Split)
     cdef Partition p
     cdef Request r
-    cdef list asked = [p for p in router.lines if p.mine or not c.cluster]
-    if c.queue is not None:
-        c.refuse(b"-ERR '" + name_of(command) + b"' is not served between MULTI and EXEC; send it before or after\r\n")
-        return
-    if router.partitions == 0:
-        c.refuse(NO_MAP)
-        return
-    router.counters.split += 1
-    split = Split.__new__(Split)
+    cdef bytes answer
+    c.router.counters.split += 1
     split.merge = command.merge
     split.write = command.write
+    split.tag = tag
     split.parent = c.append()
     split.waiting = len(asked)
     split.replies = [None] * len(asked)
@@ -331,12 +342,13 @@ cdef void serve_all(Client c, Command* command, const char* frame, Py_ssize_t n)
         answer = split.merged()
         c.deliver(split.parent, PyBytes_AS_STRING(answer), PyBytes_GET_SIZE(answer))
     for number, p in enumerate(asked):
+        split.parent.partition = p.index
         r = Request.__new__(Request)
         r.client = c
         r.split = split
         r.part = number
         r.partition = p.index
-        r.slot = p.index << router.shift
+        r.slot = p.index << c.router.shift
         r.proto = c.proto
         r.write = command.write
         r.keyless = True

@@ -152,6 +152,8 @@ def kind_of(name: str, command: Json) -> tuple[str, str | None]:
         return "local", None
     if name in overlay.ALL:
         return "all", None
+    if name in overlay.SCAN:
+        return "scan", None
     if name in overlay.TRANSACTION:
         return "transaction", None
     if named(overlay.LATER, name) or name.endswith("|help"):
@@ -175,7 +177,7 @@ def routing_entry(name: str, command: Json) -> Json:
         entry["container"] = True
     if hint:
         entry["hint"] = hint
-    if kind in ("keys", "split", "all"):
+    if kind in ("keys", "split", "all", "scan"):
         entry["write"] = "readonly" not in command["flags"] and name not in overlay.READS
     if kind in ("keys", "split"):
         keys = [spec for spec in map(key_spec, command["specs"]) if spec is not None]

@@ -12,6 +12,9 @@ SPLIT = ("mget", "mset", "del", "unlink", "exists", "touch")
 ALL = ("dbsize", "flushall", "flushdb", "keys", "randomkey", "script|exists", "script|flush", "script|load")
 """Commands about all keys, or about every engine: sent to every partition, and the replies merged."""
 
+SCAN = ("scan",)
+"""Commands that go to one partition after the other, by a cursor."""
+
 LOCAL = (
     "asking",
     "auth",
@@ -85,7 +88,6 @@ LATER = (
     "pubsub",
     "punsubscribe",
     "role",
-    "scan",
     "script",
     "spublish",
     "ssubscribe",

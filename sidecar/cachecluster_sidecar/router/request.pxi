@@ -92,6 +92,8 @@ cdef class Split:
     cdef bytes merged_rest(self):
         """The reply to a command about all keys, of which each partition has told its part."""
         cdef list rows
+        if self.merge == MERGE_SCAN:
+            return scan_reply_of(self)
         if self.merge == MERGE_JOINED:
             heads = [reply.index(b"\n") + 1 for reply in self.replies]
             total = sum([int(reply[1 : at - 2]) for reply, at in zip(self.replies, heads)])

@@ -58,6 +58,7 @@ cdef class Router:
             self.use_copy(p, routes["local"].get(str(p.index)))
             self.use_primary(p, routes["primaries"][p.index])
             p.commit.in_sync = routes["inSync"][p.index]
+            p.tag = 1 + zlib.crc32((routes["serving"][p.index] or "").encode()) % ((1 << C_TAG_BITS) - 1)
         if not self.sync:
             for p in self.lines:
                 p.commit.release_all()
