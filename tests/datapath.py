@@ -177,7 +177,6 @@ class DataPathSuite:
         for client in clients:
             found = set(client.scan_iter(match=f"{prefix}*", count=100))
             assert found == keys, (type(client), len(found))
-            assert set(client.keys(f"{prefix}*")) == keys
             assert client.dbsize() >= len(keys)
             script = client.register_script("return redis.call('INCR', KEYS[1])")
             for key in keys_by_partition(f"script{prefix}", 16):

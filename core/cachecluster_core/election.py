@@ -67,6 +67,10 @@ class Facts:
         report = self.agent(pod).report
         return report is not None and report.routers > 0
 
+    def can_serve(self, pod: str) -> bool:
+        """Clients would be served by a primary there, and its agent learns of every change."""
+        return self.has_router(pod) and not self.is_blind(pod)
+
     def is_blind(self, pod: str) -> bool:
         """Its agent says that it cannot read the map."""
         report = self.agent(pod).report
@@ -297,7 +301,7 @@ def promoted(facts: Facts, first_choice: Callable[[], str]) -> Entry | None:
 
 
 def lost(facts: Facts) -> Entry | None:
-    """The Lost entry, when no in-sync copy can come back (O4). It keeps every learner that may tell what it holds."""
+    """The Lost entry, when no in-sync copy can come back (O4). Every pod that may hold something is a learner."""
     for copy in facts.entry.isr:
         ended = not facts.agent(copy.pod).reporting and _terminated(facts, copy.pod)
         if is_dead(facts, copy) or ended or facts.passed(_unreachable_since(facts, copy), facts.lost_after):
@@ -310,7 +314,7 @@ def lost(facts: Facts) -> Entry | None:
         state=State.LOST,
         former=(),
         isr=(),
-        learners=tuple(sorted(pod for pod in left if facts.stays(pod) and facts.may_report(pod))),
+        learners=tuple(sorted(filter(facts.stays, left))),
         reason=f"no in-sync copy is left: {facts.entry.reason}",
         since=facts.view.wall,
     )
@@ -338,10 +342,12 @@ def begun(facts: Facts, first_choice: Callable[[], str]) -> Entry | None:
     placed = facts.view.memory.placed.get((facts.partition, facts.entry.learners))
     late = facts.passed(placed, facts.view.timing.first_choice_wait)
     if facts.entry.state is State.LOST:
-        if not late and any(_may_hold_some(facts, pod) for pod in facts.entry.learners):
+        held = _held(facts, first_choice)
+        able = [it for it in held if facts.can_serve(it.pod)]
+        if not late and (any(_may_hold_some(facts, pod) for pod in facts.entry.learners) or held[:1] != able[:1]):
             return None
-        rest = _rest(facts)
-        if rest:
+        if held:
+            rest = (able or held)[0]
             name = pod_name(facts, rest.pod)
             return _begun_with(facts, rest, f"{name} begins to serve what it had received before the others ended")
     ready = {pod: report.run_id for pod in facts.entry.learners if (report := _fresh(facts, pod)) is not None}
@@ -373,21 +379,21 @@ def _fresh(facts: Facts, pod: str) -> CopyReport | None:
     if report is None or report.process is not Process.UP or not report.run_id:
         return None
     born_here = min(report.epoch, report.born_epoch) >= facts.entry.epoch
-    return report if born_here and facts.usable(pod) and facts.has_router(pod) else None
+    return report if born_here and facts.usable(pod) and facts.can_serve(pod) else None
 
 
 def _may_hold_some(facts: Facts, pod: str) -> bool:
     """A learner of a Lost partition that has not told yet, or that holds something and is not sealed yet."""
     report = facts.copy(pod)
     if report is None:
-        return facts.stays(pod) and facts.may_report(pod)
+        return facts.stays(pod) and facts.agent(pod).suspicion is not Suspicion.CONFIRMED
     answers = report.process in (Process.UP, Process.SILENT)
-    return answers and report.term == facts.entry.term and report.sealed_epoch != facts.entry.epoch
+    return answers and report.term == facts.entry.term > 0 and report.sealed_epoch != facts.entry.epoch
 
 
-def _rest(facts: Facts) -> CopyId | None:
-    """Of the learners of a Lost partition that were linked to its last primary the one that received most. What they
-    hold was never promised to be there: it is better than nothing."""
+def _held(facts: Facts, first_choice: Callable[[], str]) -> list[CopyId]:
+    """The learners of a Lost partition that were linked to its last primary, the one that received most first. What
+    they hold was never promised to be there: it is better than nothing."""
     held = []
     for pod in facts.entry.learners:
         report = facts.copy(pod)
@@ -395,7 +401,8 @@ def _rest(facts: Facts) -> CopyId | None:
             continue
         if report.intact and report.term == facts.entry.term:
             held.append((report.offset, CopyId(pod, report.run_id)))
-    return max(held)[1] if held else None
+    preferred = first_choice() if len(held) > 1 else ""
+    return [copy for _, copy in sorted(held, key=lambda it: (-it[0], it[1].pod != preferred, it[1]))]
 
 
 def left(facts: Facts) -> Iterator[tuple[CopyId, str]]:

@@ -50,7 +50,8 @@ def rebuilt_entry(view: OperatorView, partition: int) -> Entry | None:
     intact = _intact_copies(view, partition)
     if best is not None and best.epoch == floor:
         if best.state in (State.VACANT, State.LOST):
-            return replace(best, epoch=floor + 1, reason="the map was rebuilt", since=view.wall)
+            learners = tuple(sorted({*best.learners, *(copy.pod for copy in intact)}))
+            return replace(best, epoch=floor + 1, learners=learners, reason="the map was rebuilt", since=view.wall)
         isr = best.isr
     elif intact:
         isr = intact

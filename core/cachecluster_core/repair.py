@@ -91,7 +91,8 @@ def repair(view: OperatorView, entries: tuple[Entry, ...], wanted: tuple[tuple[s
     for partition, entry in enumerate(entries):
         if entry.state in EMPTY:
             if whole or entry.state is State.LOST or _all_pods_had_time(view, partition):
-                result[partition] = _first_learners(entry, wanted[partition], present)
+                choose = _learners_of_lost if entry.state is State.LOST else _first_learners
+                result[partition] = choose(view, entry, wanted[partition], present)
         elif entry.state is State.STABLE and not view.is_blind(entry):
             short = len((entry.pods() & keeping) - stuck.of(partition)) < factor
             fill = whole or (short and _waited(view, view.memory.short.get(partition)))
@@ -110,8 +111,16 @@ def _waited(view: OperatorView, since: float | None) -> bool:
     return since is not None and view.now - since >= view.timing.repair_delay
 
 
-def _first_learners(entry: Entry, wanted: tuple[str, ...], present: frozenset[str]) -> Entry:
-    """Learners of a partition without data: those chosen stay while they can, so that they are not chosen anew."""
+def _learners_of_lost(view: OperatorView, entry: Entry, wanted: tuple[str, ...], present: frozenset[str]) -> Entry:
+    """Every learner whose pod is there stays, wherever the ring wants it: it may hold what is left."""
+    staying = {pod.uid for pod in view.pods if not pod.terminating and not pod.failed} & set(entry.learners)
+    lacking = max(0, len(wanted) - len(staying & present))
+    missing = [pod for pod in wanted if pod not in staying][:lacking]
+    return replace(entry, learners=tuple(sorted((*staying, *missing))))
+
+
+def _first_learners(view: OperatorView, entry: Entry, wanted: tuple[str, ...], present: frozenset[str]) -> Entry:
+    """Learners of a partition that never had data: they stay while they can, so that they are not chosen anew."""
     if entry.learners and set(entry.learners) <= present and len(entry.learners) >= len(wanted):
         return entry
     return replace(entry, learners=tuple(sorted(wanted)))

@@ -26,7 +26,7 @@ from protocol_values import CLOCK, NOW_NS, TICK_NS, Agent, Frozen, Operator, Rul
 from cachecluster_core import agent_step as a
 from cachecluster_core import operator_step as o
 from cachecluster_core.gate_step import SHUT
-from cachecluster_core.hashring import Entry, HashRing
+from cachecluster_core.hashring import Entry, HashRing, State
 from cachecluster_core.pod_table import HandOver, Marks
 from cachecluster_core.report import CopyReport, Report
 
@@ -185,7 +185,7 @@ def _copy_form(copy: CopyReport, entry: Entry, timeless: bool) -> CopyReport:
         gate_epoch=copy.gate_epoch if copy.gate_epoch >= entry.epoch else min(copy.gate_epoch, 1),
         shut_epoch=current(copy.shut_epoch),
         sealed_epoch=sealed,
-        term=copy.term if sealed else 0,
+        term=copy.term if sealed or entry.state is State.LOST else 0,
         offset=copy.offset if sealed else 0,
         required_epoch=requires,
         required=copy.required if requires else (),

@@ -122,18 +122,46 @@ def test_what_a_learner_of_a_partition_that_is_given_up_holds_is_waited_for() ->
         assert given_up(60.0, b=unclear, c=EMPTY).primary == CopyId("uid-c", "new")
     for nothing in (replace(LEFT_OVER, term=4, sealed_epoch=0), replace(LEFT_OVER, process=Process.DEAD)):
         assert given_up(1.0, b=nothing, c=EMPTY) != LOST
+    nobody = replace(LOST, term=0)
+    assert entry_after(replace(seen(nobody, {"uid-b": heard("uid-b", EMPTY), "uid-c": heard("uid-c", EMPTY)}))).primary
+
+
+def test_a_learner_that_could_not_serve_is_waited_for_and_then_passed_over() -> None:
+    other = replace(LEFT_OVER, run_id="rc", offset=80)
+    routerless = PodView(Report("uid-b", "i", "7", 2.0, {0: LEFT_OVER}, routers=0), NOW, Suspicion.NONE)
+    for unable in (routerless, heard("uid-b", LEFT_OVER, blind=True)):
+        known = {"uid-b": unable, "uid-c": heard("uid-c", other)}
+        for known_for, leads in ((1.0, None), (60.0, C)):
+            memory = Memory(placed={(0, LOST.learners): NOW - known_for})
+            assert entry_after(replace(seen(LOST, known, known_for), memory=memory)).primary == leads
+
+
+@pytest.mark.parametrize("learners", [("uid-b",), ("uid-c",), ("uid-d",), ("uid-b", "uid-c", "uid-d")])
+def test_repair_keeps_every_learner_that_may_hold_what_is_left(learners: tuple[str, ...]) -> None:
+    entry = replace(LOST, learners=learners)
+    known = {pod.uid: UNHEARD if pod.uid in learners else heard(pod.uid) for pod in PODS}
+    after = entry_after(seen(entry, known, pods=PODS))
+    assert set(learners) <= set(after.learners) and len(after.learners) >= 2
+
+
+def test_a_learner_whose_agent_is_silent_for_a_moment_is_kept_and_waited_for() -> None:
+    entry = replace(ELECTING, isr=(A,), learners=("uid-b", "uid-c"))
+    known = {
+        "uid-a": heard("uid-a", CopyReport(Process.DEAD, "ra", 6, shut_epoch=6)),
+        "uid-b": PodView(None, None, Suspicion.SUSPECTED, None, NOW - 1),
+        "uid-c": heard("uid-c"),
+    }
+    after = entry_after(seen(entry, known))
+    assert (after.state, after.learners) == (State.LOST, ("uid-a", "uid-b", "uid-c"))
+    memory = Memory(placed={(0, after.learners): NOW - 1.0})
+    fresh = known | {"uid-c": heard("uid-c", EMPTY)}
+    assert entry_after(replace(seen(after, fresh, 1.0), memory=memory)) == after
+    assert entry_after(replace(seen(after, fresh | {"uid-b": UNHEARD}, 1.0), memory=memory)) == after
 
 
 def test_a_learner_that_was_never_linked_to_the_last_primary_does_not_serve_what_it_holds() -> None:
     assert given_up(60.0, b=replace(LEFT_OVER, term=4), c=EMPTY).primary == CopyId("uid-c", "new")
     assert given_up(60.0, b=replace(LEFT_OVER, intact=False), c=EMPTY).primary == CopyId("uid-c", "new")
-
-
-def test_a_partition_that_is_given_up_keeps_learners_that_have_not_reported_to_an_operator_that_starts() -> None:
-    entry = replace(ELECTING, isr=(A,), learners=("uid-b",))
-    known = {"uid-a": heard("uid-a", CopyReport(Process.DEAD, "ra", 6, shut_epoch=6)), "uid-b": UNHEARD}
-    after = entry_after(seen(entry, known))
-    assert (after.state, after.learners) == (State.LOST, ("uid-a", "uid-b"))
 
 
 def test_a_redis_that_hangs_for_as_long_as_an_unreachable_one_is_given_up() -> None:

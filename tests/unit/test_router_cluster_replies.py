@@ -44,3 +44,9 @@ def test_the_state_of_the_cluster_stays_honest() -> None:
 
 def test_slots_cover_everything_when_nothing_is_served() -> None:
     assert sum(run.last - run.first + 1 for run in runs(routes(None, None, None, None))) == 16384
+
+
+def test_a_pod_has_one_role() -> None:
+    for primaries, replicas, shown in ((("a", "b"), (["b"], ["a"]), [(), ()]), (("a", "a"), (["b"], ["b"]), [("b",)])):
+        told = routes(*primaries) | {"replicas": list(replicas)}
+        assert [run.replicas for run in runs(told)] == shown

@@ -33,15 +33,18 @@ def runs(routes: Routes, served_only: bool = False) -> Iterator[Run]:
     """The slots as few ranges, in order. A partition without a primary is shown as this pod's, unless `served_only`.
 
     Clients give up on slots that nobody has; sent here, a command waits until the partition is served again, or is
-    told where.
+    told where. A pod that leads partitions is not shown as a replica of others: clients give a node one role, and would
+    leave a pod that they met as a replica out of what they ask every primary (DBSIZE, SCAN).
     """
+    leading = set(routes["primaries"])
     current: Run | None = None
     for partition, known in enumerate(routes["primaries"]):
         primary = known if known in routes["members"] or served_only else routes["self"]
         if primary not in routes["members"]:
             continue
         first, last = slot_range(partition, routes["partitions"])
-        replicas = tuple(uid for uid in routes["replicas"][partition] if uid in routes["members"] and uid != primary)
+        others = (uid for uid in routes["replicas"][partition] if uid in routes["members"] and uid != primary)
+        replicas = tuple(uid for uid in others if uid not in leading)
         if current and (current.primary, current.replicas, current.last + 1) == (primary, replicas, first):
             current = Run(current.first, last, primary, replicas)
             continue
