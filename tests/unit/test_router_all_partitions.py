@@ -131,3 +131,9 @@ async def test_commands_about_all_keys_are_not_part_of_a_transaction(tmp_path: P
         replies = await client.frames(3)
         assert replies[1].startswith(b"-ERR 'flushall' is not served between MULTI and EXEC")
         assert replies[2].startswith(b"-EXECABORT")
+
+
+async def test_a_command_that_goes_to_every_partition_is_bounded(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path) as cluster, conversation(cluster.pods[0].front) as client:
+        for large in (("KEYS", "x" * (1 << 20)), ("SCRIPT", "EXISTS", *["0" * 40] * 1024)):
+            assert b"at most 1048576 bytes and 1024 arguments" in await client.ask(*large)

@@ -10,7 +10,6 @@ from tests.unit.router_support import request
 from tests.waiting import wait_until
 
 from cachecluster_core.slots import slot_of_key
-from cachecluster_sidecar.router import core
 from cachecluster_sidecar.router.answers import Answers
 from cachecluster_sidecar.router.resp import split_requests
 
@@ -21,7 +20,6 @@ MULTI, EXEC, DISCARD = (request(word) for word in ("MULTI", "EXEC", "DISCARD"))
 INCR, GET = request("INCR", KEY), request("GET", KEY)
 REPLIES = b"+OK\r\n+QUEUED\r\n+QUEUED\r\n"
 RESULTS = b"*2\r\n:1\r\n$1\r\n1\r\n"
-MAX_QUEUED_BYTES: int = vars(core)["MAX_QUEUED_BYTES"]
 
 
 class Talk:
@@ -120,12 +118,39 @@ def test_the_reason_for_which_the_engine_refuses_a_command_is_told_by_exec() -> 
     assert talk.client.frames() == [reason]
 
 
-def test_more_than_the_limit_is_not_kept() -> None:
+def test_what_is_queued_shares_the_room_for_what_is_parked() -> None:
     talk = Talk()
-    large = request("SET", KEY, "x" * (MAX_QUEUED_BYTES // 3))
+    large = request("SET", KEY, "x" * 400_000)
     assert talk.say(MULTI, large, large) == [b"+OK\r\n", b"+QUEUED\r\n", b"+QUEUED\r\n"]
-    assert b" bytes" in talk.say(large)[0]
-    assert talk.say(EXEC)[0].startswith(b"-EXECABORT")
+    other = talk.world.client()
+    other.feed(MULTI + large)
+    assert b"there is no room to queue" in other.frames()[1]
+    assert talk.say(DISCARD) == [b"+OK\r\n"]
+    for end in (EXEC, DISCARD, request("RESET")):
+        other.feed(end + MULTI + large + large)
+        assert other.frames()[-2:] == [b"+QUEUED\r\n"] * 2
+    other.protocol.connection_lost(None)
+    assert talk.say(MULTI, large, large) == [b"+OK\r\n", b"+QUEUED\r\n", b"+QUEUED\r\n"]
+    small = [request("PING")] * 5000
+    assert any(b"no room" in reply for reply in talk.say(*small)), "what each of them takes is counted"
+
+
+@pytest.mark.parametrize("wrong", [b"-NOPERM no MULTI\r\n", b"+OK\r\n:1\r\n", b"+QUEUED\r\n"])
+def test_an_engine_that_does_not_queue_ends_the_connection(wrong: bytes) -> None:
+    talk = Talk()
+    talk.say(MULTI, INCR, GET, EXEC)
+    talk.engine.feed(wrong)
+    assert talk.engine.ended and talk.client.frames()[0].startswith(b"-INDETERMINATE")
+
+
+@pytest.mark.parametrize("bad", [(b"x", b"0"), (b"16384", b"0"), (b"0", b"-1"), (b"", b"0")])
+def test_a_piece_of_a_peer_that_makes_no_sense_ends_its_connection(bad: tuple[bytes, bytes]) -> None:
+    talk = Talk(cluster=True)
+    talk.say(request("CACHECLUSTER", "HELLO", "2", "token", "uid-0"))
+    assert talk.say(wrapped([b"CACHECLUSTER", b"AT", bad[0], b"w", bad[1], INCR]))[0].startswith(
+        b"-ERR CACHECLUSTER AT"
+    )
+    assert talk.client.ended and not talk.engine.written
 
 
 def test_a_transaction_waits_for_the_gate_and_then_goes_in_one_piece() -> None:

@@ -160,6 +160,17 @@ async def test_a_dismissed_client_gets_all_replies_to_what_it_had_sent(tmp_path:
         assert await client.frame() == b""
 
 
+async def test_a_dismissed_client_may_end_its_transaction(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path) as cluster, conversation(cluster.pods[0].front) as client:
+        key = cluster.keys(0)[0]
+        assert [await client.ask("MULTI"), await client.ask("INCR", key)] == [b"+OK\r\n", b"+QUEUED\r\n"]
+        cluster.pods[0].agent.tell({"dismiss": True})
+        with pytest.raises(TimeoutError):
+            await client.frame(timeout_s=0.3)
+        assert await client.ask("EXEC") == b"*1\r\n:1\r\n"
+        assert await client.frame() == b""
+
+
 async def test_term_answers_what_was_sent_and_ends_though_a_client_never_pauses(tmp_path: Path) -> None:
     async with running_cluster(tmp_path) as cluster, conversation(cluster.pods[0].front) as client:
         pod = cluster.pods[0]

@@ -278,13 +278,14 @@ cdef class Backend:
                 continue
             r = self.sent.head if scanned != SCAN_ERROR else None
             if r is not None and r.to_skip > 0:
-                skip_reply(r, frame, length)
-                continue
-            r = self.sent.pop() if scanned != SCAN_ERROR else None
+                if skip_reply(r, frame, length):
+                    continue
+                r = None
             if r is None:
                 self.give_up_late(late)
                 self.lose("it sent what is no reply")
                 return n
+            self.sent.pop()
             self.take_reply(r, frame, length, late)
             if self.closed:
                 return n

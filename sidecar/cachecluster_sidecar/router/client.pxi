@@ -37,7 +37,7 @@ cdef class Client:
             r.next = None
             r = after
         self.head = self.tail = None
-        self.queue = None
+        self.forget_transaction()
         buf_free(&self.rest)
         buf_free(&self.out)
 
@@ -78,7 +78,9 @@ cdef class Client:
 
     def forget_transaction(self):
         """What it has queued since its MULTI is not executed."""
-        self.queue = None
+        if self.queue is not None:
+            self.queue.forget(self.router)
+            self.queue = None
 
     @property
     def queued(self):
@@ -244,7 +246,7 @@ cdef class Client:
         """An error reply made here; of a transaction nothing is executed then."""
         if self.queue is not None:
             self.queue.broken = True
-            self.queue.frames.clear()
+            self.queue.forget(self.router)
         self.reply(error)
 
     cdef void deliver(self, Request r, const char* p, Py_ssize_t n):
@@ -315,8 +317,8 @@ cdef class Client:
             self.take_leave()
 
     cdef void take_leave(self):
-        """End our side, unless something is outstanding or has come and waits to be read."""
-        if self.closing or self.blocked or not self.served() or self.out.len or self.rest.len:
+        """End our side, unless something is outstanding, queued, or has come and waits to be read."""
+        if self.closing or self.blocked or self.queue is not None or not self.served() or self.out.len or self.rest.len:
             return
         if self.transport.is_closing() or unread_bytes(self.transport):
             return

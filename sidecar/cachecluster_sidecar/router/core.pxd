@@ -243,7 +243,8 @@ cdef class Queue:
     cdef bint write
     cdef bint broken             # one was refused: EXEC executes none
 
-    cdef bint take(self, Client c, int slot, bint write, const char* frame, Py_ssize_t n)
+    cdef void take(self, Client c, int slot, bint write, const char* frame, Py_ssize_t n)
+    cdef void forget(self, Router router)
     cdef bytes body(self)
 
 
@@ -353,7 +354,8 @@ cdef class Router:
     cdef uint64_t sample
     cdef Py_ssize_t parked
     cdef Py_ssize_t parked_bytes
-    cdef Py_ssize_t max_parked_bytes
+    cdef Py_ssize_t queued_bytes         # of all clients since their MULTI
+    cdef Py_ssize_t max_parked_bytes     # of both together
     cdef double park_timeout
     cdef bint sync                       # writes are answered when every required copy has them
     cdef bint committed_reads            # and what reads tell as well

@@ -96,7 +96,9 @@ cdef enum:
     C_MAX_PIPELINE = 1024
     C_MAX_PEER_PIPELINE = 32768
     C_MAX_REQUEST = 603979776
-    C_MAX_QUEUED = 67108864
+    C_MAX_EVERYWHERE = 1048576
+    C_MAX_EVERYWHERE_ARGS = 1024
+    C_QUEUED_OVERHEAD = 64
     C_OUTPUT_PAUSE = 262144
     C_HELD_PAUSE = 16777216
     C_OUTPUT_MAX = 134217728
@@ -113,8 +115,10 @@ MAX_PEER_PIPELINE = C_MAX_PEER_PIPELINE
 """The same for a peer router, which carries the commands of many clients."""
 MAX_REQUEST_BYTES = C_MAX_REQUEST
 """One request, or what is kept of a client's requests that wait; then the client is disconnected."""
-MAX_QUEUED_BYTES = C_MAX_QUEUED
-"""Commands that a client has queued after MULTI; then EXEC executes none of them."""
+MAX_EVERYWHERE_BYTES = C_MAX_EVERYWHERE
+"""A command that goes to every partition."""
+MAX_EVERYWHERE_ARGUMENTS = C_MAX_EVERYWHERE_ARGS
+"""Arguments of a command that goes to every partition: its replies are merged while others wait."""
 KEEP_ALIVE_S = 300
 """Silence after which a client's connection is probed by TCP (Redis' tcp-keepalive)."""
 OUTPUT_PAUSE_BYTES = C_OUTPUT_PAUSE

@@ -2,6 +2,10 @@
 
 cdef bytes OK = b"+OK\r\n"
 cdef bytes NO_MAP = b"-TRYAGAIN this router has no map yet; this command was not executed, send it again\r\n"
+cdef bytes TOO_LARGE_FOR_ALL = (
+    b"-ERR a command that goes to every partition takes at most %d bytes and %d arguments here\r\n"
+    % (MAX_EVERYWHERE_BYTES, MAX_EVERYWHERE_ARGUMENTS)
+)
 cdef bytes PONG = b"+PONG\r\n"
 cdef bytes CROSSSLOT = b"-CROSSSLOT Keys in request don't hash to the same slot\r\n"
 # First words of lines that a browser sends on behalf of a web page: what follows is not to be served, as in Redis.
@@ -315,6 +319,8 @@ cdef void serve_all(Client c, Command* command, const char* frame, Py_ssize_t n)
     cdef Partition p
     if c.queue is not None:
         refuse_in_transaction(c, command)
+    elif n > C_MAX_EVERYWHERE or c.scan.argc > C_MAX_EVERYWHERE_ARGS:
+        c.refuse(TOO_LARGE_FOR_ALL)
     elif c.router.partitions == 0:
         c.refuse(NO_MAP)
     else:

@@ -122,7 +122,7 @@ cdef class Partition:
             if not (self.router.sync and self.refuses(r)):
                 b.add(r, frame, n)
             return
-        if self.router.parked_bytes + n > self.router.max_parked_bytes:
+        if self.router.parked_bytes + self.router.queued_bytes + n > self.router.max_parked_bytes:
             self.router.counters.tryagain += 1
             self.router.fail(r, full_error(self.index, self.router.max_parked_bytes))
             return

@@ -9,7 +9,7 @@ cdef bytes EXEC_WITHOUT_MULTI = b"-ERR EXEC without MULTI\r\n"
 cdef bytes DISCARD_WITHOUT_MULTI = b"-ERR DISCARD without MULTI\r\n"
 cdef bytes NESTED_MULTI = b"-ERR Command 'multi' not allowed inside a transaction\r\n"
 cdef bytes EXECABORT = b"-EXECABORT Transaction discarded because of previous errors.\r\n"
-cdef bytes TOO_LARGE = b"-ERR the commands of this transaction take more than %d bytes\r\n" % MAX_QUEUED_BYTES
+cdef bytes NO_ROOM = b"-ERR there is no room to queue this command: send smaller transactions, or fewer at a time\r\n"
 cdef bytes CROSSSLOT_IN_MULTI = (
     b"-CROSSSLOT Keys in request don't hash to the same slot: all keys of a transaction must; give them the same"
     b" {hash tag}\r\n"
@@ -27,24 +27,30 @@ cdef class Queue:
         self.frames = []
         self.slot = -1
 
-    cdef bint take(self, Client c, int slot, bint write, const char* frame, Py_ssize_t n):
-        """Keep a command whose keys are in this slot (-1: it has none); False: the client was told why not."""
+    cdef void take(self, Client c, int slot, bint write, const char* frame, Py_ssize_t n):
+        """Keep a command whose keys are in this slot (-1: it has none), or tell the client why not."""
+        cdef Router router = c.router
         if slot >= 0 and self.slot >= 0 and slot != self.slot:
-            c.router.counters.crossslot += 1
+            router.counters.crossslot += 1
             c.refuse(CROSSSLOT_IN_MULTI)
-            return False
-        self.bytes += n
-        if self.bytes > C_MAX_QUEUED:
-            self.frames.clear()
-            c.refuse(TOO_LARGE)
-            return False
-        if not self.broken:
-            self.frames.append(PyBytes_FromStringAndSize(frame, n))
+            return
         if slot >= 0:
             self.slot = slot
-        self.write = self.write or write
+        if not self.broken:
+            if router.parked_bytes + router.queued_bytes + n + C_QUEUED_OVERHEAD > router.max_parked_bytes:
+                c.refuse(NO_ROOM)
+                return
+            self.bytes += n + C_QUEUED_OVERHEAD
+            router.queued_bytes += n + C_QUEUED_OVERHEAD
+            self.frames.append(PyBytes_FromStringAndSize(frame, n))
+            self.write = self.write or write
         c.reply(QUEUED)
-        return True
+
+    cdef void forget(self, Router router):
+        """Keep nothing."""
+        router.queued_bytes -= self.bytes
+        self.bytes = 0
+        self.frames.clear()
 
     cdef bytes body(self):
         """MULTI, the commands, EXEC."""
@@ -64,6 +70,8 @@ cdef void serve_transaction(Client c, Command* command):
         return
     c.queue = None
     if command.name_len == 7:
+        if queue is not None:
+            queue.forget(c.router)
         c.reply(OK if queue is not None else DISCARD_WITHOUT_MULTI)
     elif queue is None:
         c.reply(EXEC_WITHOUT_MULTI)
@@ -73,21 +81,26 @@ cdef void serve_transaction(Client c, Command* command):
         c.reply(b"*0\r\n")
     else:
         body = queue.body()
+        replies = len(queue.frames) + 1
+        queue.forget(c.router)
         forward(
             c,
             queue.slot if queue.slot >= 0 else c.router.any_slot(),
             queue.write,
             PyBytes_AS_STRING(body),
             PyBytes_GET_SIZE(body),
-            len(queue.frames) + 1,
+            replies,
         )
 
 
 cdef void serve_keyless(Client c, list arguments):
     """What a peer sends for the partition of a slot: a transaction, or a command without keys."""
-    cdef bytes body = arguments[5]
-    cdef int slot = int(arguments[2])
-    forward(c, slot, arguments[3] == b"w", PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), int(arguments[4]))
+    cdef bytes slot = arguments[2], replies = arguments[4], body = arguments[5]
+    if not (slot.isdigit() and len(slot) <= 5 and int(slot) < 16384 and replies.isdigit() and len(replies) <= 9):
+        c.refuse(b"-ERR CACHECLUSTER AT takes a slot, w or r, how many replies to skip, and what is to be executed\r\n")
+        c.closing = True
+        return
+    forward(c, int(slot), arguments[3] == b"w", PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), int(replies))
 
 
 cdef bytes keyless_head(Request r, Py_ssize_t n):
@@ -98,11 +111,17 @@ cdef bytes keyless_head(Request r, Py_ssize_t n):
     )
 
 
-cdef void skip_reply(Request r, const char* frame, Py_ssize_t n):
-    """A reply of the engine to MULTI, or to a command of the transaction: queued, or why not."""
+cdef bint skip_reply(Request r, const char* frame, Py_ssize_t n):
+    """A reply of the engine to MULTI, or to a command of the transaction: queued, or why not. False: it is neither."""
+    cdef bint to_multi = r.to_skip == r.queued
     r.to_skip -= 1
-    if frame[0] == c"-" and r.refused is None:
-        r.refused = PyBytes_FromStringAndSize(frame + 1, n - 1)
+    if to_multi:
+        return n == 5 and memcmp(frame, b"+OK\r\n", 5) == 0
+    if frame[0] == c"-":
+        if r.refused is None:
+            r.refused = PyBytes_FromStringAndSize(frame + 1, n - 1)
+        return True
+    return n == 9 and memcmp(frame, b"+QUEUED\r\n", 9) == 0
 
 
 cdef bytes abort_reason(Request r):
