@@ -114,6 +114,21 @@ async def test_pipelined_writes_share_rounds_and_are_answered_in_order(tmp_path:
         assert 0 < metrics["commits"] < 400 and metrics["held"] == 0 and sum(metrics["heldFor"]) == 500
 
 
+@pytest.mark.parametrize("pod", [0, 1], ids=["at the owner", "through another pod"])
+async def test_a_transaction_is_answered_when_the_required_replica_has_it(tmp_path: Path, pod: int) -> None:
+    async with sync_cluster(tmp_path) as (cluster, replica), conversation(cluster.pods[pod].front) as client:
+        key = cluster.keys(0)[0]
+        with stopped(replica):
+            client.send(("MULTI",), ("SET", key, "1"), ("INCR", key), ("EXEC",))
+            assert await client.frames(3) == [b"+OK\r\n", b"+QUEUED\r\n", b"+QUEUED\r\n"]
+            await silent(client)
+        assert await client.frame() == b"*2\r\n+OK\r\n:2\r\n"
+        async with replica.client() as engine:
+            assert await engine.get(key) == b"2"
+        client.send(("MULTI",), ("GET", key), ("EXEC",))
+        assert (await client.frames(3))[2] == b"*1\r\n$1\r\n2\r\n"
+
+
 async def test_a_stopped_replica_holds_up_writes_of_its_partition_and_nothing_else(tmp_path: Path) -> None:
     async with sync_cluster(tmp_path, ackTimeoutMs=1500) as (cluster, replica), contextlib.AsyncExitStack() as stack:
         key, beside, remote = cluster.keys(0)[0], cluster.keys(2)[0], cluster.keys(1)[0]
