@@ -61,8 +61,9 @@ crds: install  ## write the CRDs, the chart's copy and docs/reference.md anew fr
 	$(BIN)/python -m cachecluster_operator.write_crds crds charts/cachecluster-operator/crds
 	$(BIN)/python -m cachecluster_operator.write_reference docs/reference.md
 
-commands: install  ## write the router's command table anew from the engines' COMMAND
+commands: install  ## write the router's command table, and docs/commands.md, anew from the engines' COMMAND
 	$(BIN)/python -m cachecluster_sidecar.router.generate_commands
+	$(BIN)/python -m cachecluster_sidecar.router.write_commands docs/commands.md
 
 image: install  ## the container image as build/image/cachecluster.tar
 	$(BIN)/devcluster image --out build/image/cachecluster.tar

@@ -10,6 +10,7 @@ import pytest
 from cachecluster_core.quantity import GIB, MIB, format_bytes, parse_bytes
 from cachecluster_core.sizing import engine_limit, engine_request, size_copies
 from cachecluster_operator.write_reference import main, reference
+from cachecluster_sidecar.router import write_commands
 
 pytestmark = pytest.mark.t0
 
@@ -23,6 +24,13 @@ def test_writer_of_the_reference(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "usage" in capsys.readouterr().err
     assert main([str(tmp_path / "reference.md")]) == 0
     assert (tmp_path / "reference.md").read_text() == reference()
+
+
+def test_commands_and_how_they_are_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert Path("docs/commands.md").read_text() == write_commands.commands(), "run `make commands`"
+    assert write_commands.main([]) == 64 and "usage" in capsys.readouterr().err
+    assert write_commands.main([str(tmp_path / "commands.md")]) == 0
+    assert (tmp_path / "commands.md").read_text() == write_commands.commands()
 
 
 def _shown(count: int) -> str:

@@ -75,6 +75,26 @@ async def test_scripts_are_loaded_into_every_partition(tmp_path: Path, engine: s
             assert await script(keys=[KEYS[0]]) == KEYS[0].encode(), "a client's own way: load, and try again"
 
 
+LIBRARY = "#!lua name=lib\nredis.register_function('get', function(keys) return redis.call('GET', keys[1]) end)"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_functions_are_loaded_into_every_partition(tmp_path: Path, engine: str) -> None:
+    async with (
+        running_cluster(tmp_path, engine=engine, pods=2, partitions=4) as cluster,
+        conversation(cluster.pods[0].front) as client,
+    ):
+        await fill(client)
+        assert await client.ask("FUNCTION", "LOAD", LIBRARY) == b"$3\r\nlib\r\n"
+        assert (await client.ask("FUNCTION", "LOAD", LIBRARY)).startswith(b"-ERR Library 'lib' already exists")
+        for key in KEYS:
+            assert await client.ask("FCALL", "get", "1", key) == b"$%d\r\n%s\r\n" % (len(key), key.encode())
+        assert b"library_name\r\n$3\r\nlib" in await client.ask("FUNCTION", "LIST")
+        assert b"name a key" in await client.ask("FCALL", "get", "0")
+        assert await client.ask("FUNCTION", "DELETE", "lib") == b"+OK\r\n"
+        assert (await client.ask("FCALL", "get", "1", KEYS[0])).startswith(b"-ERR Function not found")
+
+
 async def test_the_cluster_port_tells_of_the_pods_own_partitions(tmp_path: Path) -> None:
     async with running_cluster(tmp_path, pods=2, partitions=4) as cluster:
         async with conversation(cluster.pods[0].front) as client:

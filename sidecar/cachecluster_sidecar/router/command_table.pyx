@@ -30,6 +30,12 @@ MERGES = {
     "scan": MERGE_SCAN,
     "randomkey": MERGE_ANY,
     "script|load": MERGE_SAME,
+    "function|delete": MERGE_OK,
+    "function|dump": MERGE_SAME,
+    "function|flush": MERGE_OK,
+    "function|list": MERGE_SAME,
+    "function|load": MERGE_SAME,
+    "function|restore": MERGE_OK,
     "script|exists": MERGE_LEAST,
 }
 

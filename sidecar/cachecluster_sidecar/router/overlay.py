@@ -9,7 +9,22 @@ from __future__ import annotations
 SPLIT = ("mget", "mset", "del", "unlink", "exists", "touch")
 """Commands whose keys may lie in several partitions: split by partition, and the replies merged."""
 
-ALL = ("dbsize", "flushall", "flushdb", "keys", "randomkey", "script|exists", "script|flush", "script|load")
+ALL = (
+    "dbsize",
+    "flushall",
+    "flushdb",
+    "function|delete",
+    "function|dump",
+    "function|flush",
+    "function|list",
+    "function|load",
+    "function|restore",
+    "keys",
+    "randomkey",
+    "script|exists",
+    "script|flush",
+    "script|load",
+)
 """Commands about all keys, or about every engine: sent to every partition, and the replies merged."""
 
 SCAN = ("scan",)
@@ -76,8 +91,6 @@ LATER = (
     "clusterscan",
     "command|getkeys",
     "command|getkeysandflags",
-    "fcall",
-    "fcall_ro",
     "function",
     "lastsave",
     "lolwut",
@@ -140,6 +153,8 @@ CHECKS = {
     "eval_ro": "script_keys",
     "evalsha": "script_keys",
     "evalsha_ro": "script_keys",
+    "fcall": "script_keys",
+    "fcall_ro": "script_keys",
     "sort": "sort_patterns",
     "sort_ro": "sort_patterns",
     "xread": "no_block",
@@ -152,5 +167,13 @@ STORE_AFTER_2: dict[str, object] = {"keyword": "STORE", "from": 2, "last": 0, "s
 EXTRA_KEYS = {"sort": [STORE_AFTER_2]}
 """Key positions that the engine calls unknown."""
 
-READS = ("eval_ro", "evalsha_ro", "script|exists", "script|load")
+READS = (
+    "eval_ro",
+    "evalsha_ro",
+    "fcall_ro",
+    "function|dump",
+    "function|list",
+    "script|exists",
+    "script|load",
+)
 """Commands that only read though the engine does not flag them `readonly`."""
