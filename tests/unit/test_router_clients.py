@@ -155,6 +155,51 @@ async def test_command_docs_and_info_by_name(tmp_path: Path) -> None:
         assert b"object|encoding" in docs
 
 
+async def test_clients_are_listed_and_ended(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path) as cluster:
+        front = cluster.pods[0].front
+        async with conversation(front) as one, conversation(front) as two, conversation(front) as three:
+            ids = [int((await it.ask("CLIENT", "ID"))[1:]) for it in (one, two, three)]
+            await two.ask("MULTI")
+            await two.ask("GET", "a")
+            lines = (await one.ask("CLIENT", "LIST")).splitlines()[1:]
+            assert [int(it.split()[0][3:]) for it in lines if it] == ids
+            assert b" multi=1 " in lines[1] and b" multi=-1 " in lines[0]
+            assert (await one.ask("CLIENT", "LIST", "ID", str(ids[2]))).count(b"id=") == 1
+            assert await one.ask("CLIENT", "LIST", "TYPE", "pubsub") == b"$0\r\n\r\n"
+            assert await one.ask("CLIENT", "LIST", "NONSENSE") == b"-ERR syntax error\r\n"
+            assert await one.ask("CLIENT", "KILL", "ID", str(ids[1])) == b":1\r\n"
+            assert await two.frame() == b""
+            where = next(it for it in lines[2].split() if it.startswith(b"addr="))[5:].decode()
+            assert await one.ask("CLIENT", "KILL", where) == b"+OK\r\n"
+            assert await three.frame() == b""
+            assert await one.ask("CLIENT", "KILL", where) == b"-ERR No such client\r\n"
+            assert await one.ask("CLIENT", "KILL", "USER", "default") == b":0\r\n", "not the one who asks"
+            for bad in (("ID", "x"), ("NONSENSE", "1"), ("ID", "1", "ADDR")):
+                assert await one.ask("CLIENT", "KILL", *bad) == b"-ERR syntax error\r\n"
+            assert await one.ask("CLIENT", "KILL", "USER", "default", "SKIPME", "no") == b":1\r\n"
+            assert await one.frame() == b""
+
+
+async def test_small_questions_are_answered(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path) as cluster, conversation(cluster.pods[0].front) as client:
+        assert await client.ask("ACL", "WHOAMI") == b"$7\r\ndefault\r\n"
+        assert b"$4\r\nhash\r\n" in await client.ask("ACL", "CAT")
+        assert b"$4\r\nhset\r\n" in await client.ask("ACL", "CAT", "hash")
+        assert await client.ask("ACL", "CAT", "nonsense") == b"-ERR Unknown category 'nonsense'\r\n"
+        assert (await client.ask("ACL", "GENPASS")).startswith(b"$64\r\n")
+        assert (await client.ask("ACL", "GENPASS", "5")).startswith(b"$2\r\n")
+        assert (await client.ask("ACL", "GENPASS", "0")).startswith(b"-ERR ACL GENPASS")
+        assert await client.ask("ROLE") == b"*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n"
+        assert await client.ask("UNWATCH") == b"+OK\r\n"
+        assert await client.ask("CLIENT", "GETREDIR") == b":-1\r\n"
+        assert await client.ask("CLIENT", "UNBLOCK", "1") == b":0\r\n"
+        assert await client.ask("COMMAND", "GETKEYS", "MSET", "a", "1", "b", "2") == request("a", "b")
+        assert (await client.ask("COMMAND", "GETKEYS", "NONSENSE", "a")).startswith(b"-ERR Invalid command")
+        assert (await client.ask("COMMAND", "GETKEYS", "GET")).startswith(b"-ERR Invalid number of arguments")
+        assert (await client.ask("COMMAND", "GETKEYS", "PING")).startswith(b"-ERR The command has no key")
+
+
 async def test_what_is_not_served_says_so(tmp_path: Path) -> None:
     async with running_cluster(tmp_path) as cluster, conversation(cluster.pods[0].front) as client:
         for words in (

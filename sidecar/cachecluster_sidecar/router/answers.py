@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from . import cluster, info
+from . import cluster, connections, info, users
 from .commands import command_names, is_known, load_doc
 from .core import Client, Router
 from .encode import OK, Simple, encode, error
@@ -213,29 +213,23 @@ def _on_off(client: Client, arguments: Arguments) -> bytes:
     return OK if arguments[2].upper() in (b"ON", b"OFF") else SYNTAX_ERROR
 
 
-def _client_line(client: Client) -> str:
-    """The line of this client in CLIENT LIST and CLIENT INFO: the fields that a router knows."""
-    told = {key: value.decode() for key, value in (client.info or {}).items()}
-    peer, own = (client.transport.get_extra_info(which) for which in ("peername", "sockname"))
-    fields = {
-        "id": client.id,
-        "addr": f"{peer[0]}:{peer[1]}",
-        "laddr": f"{own[0]}:{own[1]}",
-        "name": told.get("name", ""),
-        "db": 0,
-        "sub": 0,
-        "psub": 0,
-        "multi": client.queued,
-        "user": "default",
-        "resp": client.proto,
-        "lib-name": told.get("lib-name", ""),
-        "lib-ver": told.get("lib-ver", ""),
-    }
-    return " ".join(f"{name}={value}" for name, value in fields.items()) + "\n"
+def _client_list(client: Client, arguments: Arguments) -> bytes:
+    found = connections.listed(client, arguments[2:])
+    return SYNTAX_ERROR if found is None else _text(client, found)
 
 
 def _command(client: Client, arguments: Arguments) -> bytes:
     return _array([_command_entry(name, client.proto) for name in command_names(_engine(client.router))])
+
+
+def _command_getkeys(client: Client, arguments: Arguments) -> bytes:
+    entry = client.router.table.lookup(arguments[2])
+    if entry is None:
+        return error("ERR Invalid command specified")
+    if not 0 < entry["arity"] == len(arguments) - 2 and len(arguments) - 2 < abs(entry["arity"]):
+        return error("ERR Invalid number of arguments specified for command")
+    keys = client.router.table.keys(arguments[2:])
+    return encode(keys, client.proto) if keys else error("ERR The command has no key arguments")
 
 
 def _command_info(client: Client, arguments: Arguments) -> bytes:
@@ -312,19 +306,26 @@ def _cluster_only(client: Client, arguments: Arguments) -> bytes:
 
 
 HANDLERS: dict[str, Callable[[Client, Arguments], bytes]] = {
+    "acl|cat": users.categories,
+    "acl|genpass": users.password,
+    "acl|whoami": lambda client, arguments: encode("default", client.proto),
     "asking": _cluster_only,
     "auth": _auth,
     "client|getname": _client_getname,
     "client|id": lambda client, arguments: encode(client.id, client.proto),
-    "client|info": lambda client, arguments: _text(client, _client_line(client)),
-    "client|list": lambda client, arguments: _text(client, _client_line(client)),
+    "client|info": lambda client, arguments: _text(client, connections.line(client)),
+    "client|getredir": lambda client, arguments: encode(-1, client.proto),
+    "client|kill": connections.kill,
+    "client|list": _client_list,
     "client|no-evict": _on_off,
     "client|no-touch": _on_off,
     "client|setinfo": _client_setinfo,
     "client|setname": _client_setname,
+    "client|unblock": lambda client, arguments: encode(0, client.proto),
     "command": _command,
     "command|count": lambda client, arguments: encode(len(command_names(_engine(client.router))), client.proto),
     "command|docs": _command_docs,
+    "command|getkeys": _command_getkeys,
     "command|info": _command_info,
     "command|list": lambda client, arguments: encode(command_names(_engine(client.router)), client.proto),
     "config|get": lambda client, arguments: encode(info.config_get(client.router, client, arguments[2:]), client.proto),
@@ -336,6 +337,8 @@ HANDLERS: dict[str, Callable[[Client, Arguments], bytes]] = {
     "readonly": _cluster_only,
     "readwrite": _cluster_only,
     "reset": _reset,
+    "role": lambda client, arguments: encode(["master", 0, []], client.proto),
     "select": _select,
     "time": _time,
+    "unwatch": lambda client, arguments: OK,
 }
