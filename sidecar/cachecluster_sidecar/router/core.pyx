@@ -10,6 +10,7 @@ The parts, each with one job:
     backend.pxi     pipelined connections to engines and peers
     client.pxi      connections of clients and peers: reading, replies in order, back-pressure
     dispatch.pxi    what to do with one command
+    spread.pxi      commands of several partitions
     transaction.pxi MULTI and EXEC: commands that are kept, and go to an engine in one piece
     scan.pxi        SCAN over all partitions
     commit.pxi      replies that wait until the copies have acknowledged what they tell
@@ -184,6 +185,7 @@ include "partition.pxi"
 include "backend.pxi"
 include "client.pxi"
 include "dispatch.pxi"
+include "spread.pxi"
 include "transaction.pxi"
 include "scan.pxi"
 include "commit.pxi"

@@ -1,0 +1,114 @@
+# Commands of several partitions: one request for each, and one reply of theirs (Split in request.pxi).
+
+cdef bytes TOO_LARGE_FOR_ALL = (
+    b"-ERR a command that goes to every partition takes at most %d bytes and %d arguments here\r\n"
+    % (MAX_EVERYWHERE_BYTES, MAX_EVERYWHERE_ARGUMENTS)
+)
+
+
+cdef void split_command(Client c, Command* command, const char* frame, Scratch s, Py_ssize_t count):
+    """One request for each partition that has keys of the command, and one reply of theirs."""
+    cdef Router router = c.router
+    cdef Split split
+    cdef Request r
+    cdef Partition p
+    cdef list parts
+    cdef bytes part
+    cdef int number = 0
+    if command.merge == MERGE_OK and c.scan.argc % 2 == 0:
+        c.refuse(arity_error(command))
+        return
+    router.counters.split += 1
+    split = Split.__new__(Split)
+    split.merge = command.merge
+    split.write = command.write
+    split.part_of_key = []
+    split.parent = c.append()
+    parts = part_frames(router, command, frame, s, count, split.part_of_key)
+    split.waiting = len(parts)
+    split.replies = [None] * len(parts)
+    for index, part in parts:
+        r = Request.__new__(Request)
+        r.client = c
+        r.split = split
+        r.part = number
+        r.partition = index
+        r.proto = c.proto
+        r.write = command.write
+        number += 1
+        p = <Partition>router.lines[index]
+        p.submit(r, PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
+
+
+cdef list part_frames(
+    Router router, Command* command, const char* frame, Scratch s, Py_ssize_t count, list part_of_key
+):
+    """(partition, frame) for each partition with keys, in the order of their first keys; part_of_key is filled."""
+    cdef dict number = {}
+    cdef list pieces = []
+    cdef list order = []
+    cdef int partition, step = command.spec[0].step
+    cdef Py_ssize_t i, first, start, end
+    cdef Arg arg
+    for i in range(count):
+        first = s.keys[i]
+        arg = s.args[first]
+        partition = key_slot(frame + arg.at, arg.len) >> router.shift
+        if partition not in number:
+            number[partition] = len(order)
+            order.append(partition)
+            pieces.append([])
+        part = number[partition]
+        part_of_key.append(part)
+        # The raw bytes of the key and of what belongs to it, from the `$` on.
+        start = s.args[first - 1].at + s.args[first - 1].len + 2
+        end = s.args[first + step - 1].at + s.args[first + step - 1].len + 2
+        (<list>pieces[part]).append(PyBytes_FromStringAndSize(frame + start, end - start))
+    name = PyBytes_FromStringAndSize(frame + s.args[0].at, s.args[0].len)
+    return [
+        (order[part], b"*%d\r\n$%d\r\n%s\r\n" % (1 + step * len(found), len(name), name) + b"".join(found))
+        for part, found in enumerate(pieces)
+    ]
+
+
+cdef void serve_all(Client c, Command* command, const char* frame, Py_ssize_t n):
+    """A command about all keys: to every partition, of this pod on the cluster port, with one reply of theirs."""
+    cdef Partition p
+    if c.queue is not None:
+        refuse_in_transaction(c, command)
+    elif n > C_MAX_EVERYWHERE or c.scan.argc > C_MAX_EVERYWHERE_ARGS:
+        c.refuse(TOO_LARGE_FOR_ALL)
+    elif c.router.partitions == 0:
+        c.refuse(NO_MAP)
+    else:
+        ask_partitions(c, command, [p for p in c.router.lines if p.mine or not c.cluster], frame, n)
+
+
+cdef void ask_partitions(Client c, Command* command, list asked, const char* frame, Py_ssize_t n, int tag=0):
+    """Send the same bytes, which do not tell where they go, to some partitions, for one reply."""
+    cdef Split split = Split.__new__(Split)
+    cdef Partition p
+    cdef Request r
+    cdef bytes answer
+    c.router.counters.split += 1
+    split.merge = command.merge
+    split.write = command.write
+    split.tag = tag
+    split.parent = c.append()
+    split.waiting = len(asked)
+    split.replies = [None] * len(asked)
+    if not asked:
+        answer = split.merged()
+        c.deliver(split.parent, PyBytes_AS_STRING(answer), PyBytes_GET_SIZE(answer))
+    for number, p in enumerate(asked):
+        split.parent.partition = p.index
+        r = Request.__new__(Request)
+        r.client = c
+        r.split = split
+        r.part = number
+        r.partition = p.index
+        r.slot = p.index << c.router.shift
+        r.proto = c.proto
+        r.write = command.write
+        r.keyless = True
+        p.submit(r, frame, n)
