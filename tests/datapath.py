@@ -177,7 +177,8 @@ class DataPathSuite:
         for client in clients:
             found = set(client.scan_iter(match=f"{prefix}*", count=100))
             assert found == keys, (type(client), len(found))
-            assert client.dbsize() >= len(keys)
+            everywhere = {"target_nodes": "primaries"} if isinstance(client, RedisCluster) else {}
+            assert client.dbsize(**everywhere) >= len(keys)
             script = client.register_script("return redis.call('INCR', KEYS[1])")
             for key in keys_by_partition(f"script{prefix}", 16):
                 assert script(keys=[key]) > 0
