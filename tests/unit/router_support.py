@@ -460,3 +460,14 @@ async def conversation(where: tuple[str, int] | Path) -> AsyncIterator[Conversat
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
+
+
+@contextlib.asynccontextmanager
+async def cluster_and_client(root: Path, engine: str, protocol: str) -> AsyncIterator[tuple[Cluster, Conversation]]:
+    """Two pods and four partitions, and a connection to the front port of the first that speaks this version."""
+    async with (
+        running_cluster(root, engine=engine, pods=2, partitions=4) as cluster,
+        conversation(cluster.pods[0].front) as client,
+    ):
+        await client.ask("HELLO", protocol)
+        yield cluster, client

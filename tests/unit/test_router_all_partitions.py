@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import redis.asyncio
-from tests.unit.router_support import ENGINES, Conversation, conversation, running_cluster
+from tests.unit.router_support import ENGINES, Conversation, cluster_and_client, conversation, running_cluster
 
 from cachecluster_sidecar.router.resp import ReplyFeed
 
@@ -34,11 +34,7 @@ async def fill(client: Conversation) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("protocol", ["2", "3"])
 async def test_commands_about_all_keys_answer_as_one_engine_would(tmp_path: Path, engine: str, protocol: str) -> None:
-    async with (
-        running_cluster(tmp_path, engine=engine, pods=2, partitions=4) as cluster,
-        conversation(cluster.pods[0].front) as client,
-    ):
-        await client.ask("HELLO", protocol)
+    async with cluster_and_client(tmp_path, engine, protocol) as (cluster, client):
         assert (await client.ask("DBSIZE"), await client.ask("KEYS", "*")) == (b":0\r\n", b"*0\r\n")
         assert await client.ask("RANDOMKEY") == NULL[protocol]
         await fill(client)
@@ -80,10 +76,7 @@ LIBRARY = "#!lua name=lib\nredis.register_function('get', function(keys) return 
 
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_functions_are_loaded_into_every_partition(tmp_path: Path, engine: str) -> None:
-    async with (
-        running_cluster(tmp_path, engine=engine, pods=2, partitions=4) as cluster,
-        conversation(cluster.pods[0].front) as client,
-    ):
+    async with cluster_and_client(tmp_path, engine, "2") as (_, client):
         await fill(client)
         assert await client.ask("FUNCTION", "LOAD", LIBRARY) == b"$3\r\nlib\r\n"
         assert (await client.ask("FUNCTION", "LOAD", LIBRARY)).startswith(b"-ERR Library 'lib' already exists")
@@ -155,5 +148,9 @@ async def test_commands_about_all_keys_are_not_part_of_a_transaction(tmp_path: P
 
 async def test_a_command_that_goes_to_every_partition_is_bounded(tmp_path: Path) -> None:
     async with running_cluster(tmp_path) as cluster, conversation(cluster.pods[0].front) as client:
-        for large in (("KEYS", "x" * (1 << 20)), ("SCRIPT", "EXISTS", *["0" * 40] * 1024)):
+        for large in (
+            ("KEYS", "x" * (1 << 20)),
+            ("SCAN", "0", "MATCH", "x" * (1 << 20)),
+            ("SCRIPT", "EXISTS", *["0" * 40] * 1024),
+        ):
             assert b"at most 1048576 bytes and 1024 arguments" in await client.ask(*large)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.unit.router_support import ENGINES, conversation, running_cluster
+from tests.unit.router_support import ENGINES, cluster_and_client, conversation, running_cluster
 
 pytestmark = pytest.mark.t1
 
@@ -15,11 +15,7 @@ pytestmark = pytest.mark.t1
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("protocol", ["2", "3"])
 async def test_split_commands_answer_as_one_engine_would(tmp_path: Path, engine: str, protocol: str) -> None:
-    async with (
-        running_cluster(tmp_path, engine=engine, pods=2, partitions=4) as cluster,
-        conversation(cluster.pods[0].front) as client,
-    ):
-        await client.ask("HELLO", protocol)
+    async with cluster_and_client(tmp_path, engine, protocol) as (cluster, client):
         keys = [f"s{number}" for number in range(20)]
         assert len({cluster.partition_of(key.encode()) for key in keys}) == 4
         pairs = [word for number, key in enumerate(keys) for word in (key, f"v{number}")]

@@ -226,7 +226,8 @@ def _command_getkeys(client: Client, arguments: Arguments) -> bytes:
     entry = client.router.table.lookup(arguments[2])
     if entry is None:
         return error("ERR Invalid command specified")
-    if not 0 < entry["arity"] == len(arguments) - 2 and len(arguments) - 2 < abs(entry["arity"]):
+    given, arity = len(arguments) - 2, entry["arity"]
+    if given < -arity or (arity > 0 and given != arity):
         return error("ERR Invalid number of arguments specified for command")
     keys = client.router.table.keys(arguments[2:])
     return encode(keys, client.proto) if keys else error("ERR The command has no key arguments")

@@ -36,11 +36,7 @@ cdef void serve_scan(Client c, Command* command, const char* frame, Py_ssize_t n
     cdef bytes digits = PyBytes_FromStringAndSize(frame + cursor.at, min(cursor.len, CURSOR_DIGITS + 1))
     cdef Py_ssize_t start = cursor.at + cursor.len + 2
     cdef Partition p
-    if c.queue is not None:
-        refuse_in_transaction(c, command)
-        return
-    if router.partitions == 0:
-        c.refuse(NO_MAP)
+    if not may_spread(c, command, n):
         return
     if not digits.isdigit() or len(digits) > CURSOR_DIGITS:
         c.refuse(BAD_CURSOR)

@@ -6,38 +6,45 @@ cdef bytes TOO_LARGE_FOR_ALL = (
 )
 
 
+cdef Split new_split(Client c, Command* command, Py_ssize_t parts):
+    """What waits for so many replies and makes one of them, in the client's order."""
+    cdef Split split = Split.__new__(Split)
+    c.router.counters.split += 1
+    split.merge = command.merge
+    split.write = command.write
+    split.parent = c.append()
+    split.waiting = parts
+    split.replies = [None] * parts
+    return split
+
+
+cdef void send_part(Client c, Split split, int number, Partition p, bint keyless, const char* frame, Py_ssize_t n):
+    """Send one part of a command to its partition."""
+    cdef Request r = Request.__new__(Request)
+    r.client = c
+    r.split = split
+    r.part = number
+    r.partition = p.index
+    r.slot = p.index << c.router.shift
+    r.proto = c.proto
+    r.write = split.write
+    r.keyless = keyless
+    p.submit(r, frame, n)
+
+
 cdef void split_command(Client c, Command* command, const char* frame, Scratch s, Py_ssize_t count):
     """One request for each partition that has keys of the command, and one reply of theirs."""
-    cdef Router router = c.router
     cdef Split split
-    cdef Request r
-    cdef Partition p
-    cdef list parts
+    cdef list part_of_key = [], parts
     cdef bytes part
-    cdef int number = 0
     if command.merge == MERGE_OK and c.scan.argc % 2 == 0:
         c.refuse(arity_error(command))
         return
-    router.counters.split += 1
-    split = Split.__new__(Split)
-    split.merge = command.merge
-    split.write = command.write
-    split.part_of_key = []
-    split.parent = c.append()
-    parts = part_frames(router, command, frame, s, count, split.part_of_key)
-    split.waiting = len(parts)
-    split.replies = [None] * len(parts)
-    for index, part in parts:
-        r = Request.__new__(Request)
-        r.client = c
-        r.split = split
-        r.part = number
-        r.partition = index
-        r.proto = c.proto
-        r.write = command.write
-        number += 1
-        p = <Partition>router.lines[index]
-        p.submit(r, PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
+    parts = part_frames(c.router, command, frame, s, count, part_of_key)
+    split = new_split(c, command, len(parts))
+    split.part_of_key = part_of_key
+    for number, (index, part) in enumerate(parts):
+        send_part(c, split, number, c.router.lines[index], False, PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
 
 
 cdef list part_frames(
@@ -71,9 +78,8 @@ cdef list part_frames(
     ]
 
 
-cdef void serve_all(Client c, Command* command, const char* frame, Py_ssize_t n):
-    """A command about all keys: to every partition, of this pod on the cluster port, with one reply of theirs."""
-    cdef Partition p
+cdef bint may_spread(Client c, Command* command, Py_ssize_t n):
+    """Whether a command about all keys may go to partitions now; otherwise its client was told why not."""
     if c.queue is not None:
         refuse_in_transaction(c, command)
     elif n > C_MAX_EVERYWHERE or c.scan.argc > C_MAX_EVERYWHERE_ARGS:
@@ -81,34 +87,26 @@ cdef void serve_all(Client c, Command* command, const char* frame, Py_ssize_t n)
     elif c.router.partitions == 0:
         c.refuse(NO_MAP)
     else:
+        return True
+    return False
+
+
+cdef void serve_all(Client c, Command* command, const char* frame, Py_ssize_t n):
+    """A command about all keys: to every partition, of this pod on the cluster port, with one reply of theirs."""
+    cdef Partition p
+    if may_spread(c, command, n):
         ask_partitions(c, command, [p for p in c.router.lines if p.mine or not c.cluster], frame, n)
 
 
 cdef void ask_partitions(Client c, Command* command, list asked, const char* frame, Py_ssize_t n, int tag=0):
     """Send the same bytes, which do not tell where they go, to some partitions, for one reply."""
-    cdef Split split = Split.__new__(Split)
+    cdef Split split = new_split(c, command, len(asked))
     cdef Partition p
-    cdef Request r
     cdef bytes answer
-    c.router.counters.split += 1
-    split.merge = command.merge
-    split.write = command.write
     split.tag = tag
-    split.parent = c.append()
-    split.waiting = len(asked)
-    split.replies = [None] * len(asked)
     if not asked:
         answer = split.merged()
         c.deliver(split.parent, PyBytes_AS_STRING(answer), PyBytes_GET_SIZE(answer))
     for number, p in enumerate(asked):
         split.parent.partition = p.index
-        r = Request.__new__(Request)
-        r.client = c
-        r.split = split
-        r.part = number
-        r.partition = p.index
-        r.slot = p.index << c.router.shift
-        r.proto = c.proto
-        r.write = command.write
-        r.keyless = True
-        p.submit(r, frame, n)
+        send_part(c, split, number, p, True, frame, n)
