@@ -5,6 +5,7 @@ A test module inherits `DataPathSuite` and brings a fixture `endpoints`. All key
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -170,6 +171,38 @@ class DataPathSuite:
                 assert "WRONGTYPE" in str(results[4])
             client.close()
 
+    def test_what_one_client_waits_for_another_brings(self, client: Any, endpoints: Endpoints, prefix: str) -> None:
+        keys = keys_by_partition(prefix, 16)
+        with plain_client(endpoints.plain[0]) as other:
+            for key in keys:
+                pusher = threading.Timer(0.05, other.rpush, (key, "x", "y"))
+                pusher.start()
+                assert list(client.blpop([key], 10)) == [key.encode(), b"x"]
+                pusher.join()
+                assert list(client.brpop([key], 10)) == [key.encode(), b"y"]
+            assert client.blpop([keys[0]], 0.01) is None
+
+    def test_a_transaction_sees_what_another_client_changed(
+        self, client: Any, endpoints: Endpoints, prefix: str
+    ) -> None:
+        with plain_client(endpoints.plain[0]) as other:
+            for key in keys_by_partition(prefix, 16):
+                for disturbed in (False, True):
+                    pipeline = client.pipeline(transaction=True)
+                    pipeline.watch(key)
+                    value = int(pipeline.get(key) or 0)
+                    if disturbed:
+                        other.incr(key)
+                    pipeline.multi()
+                    pipeline.set(key, value + 10)
+                    if disturbed:
+                        with pytest.raises(redis.WatchError):
+                            pipeline.execute()
+                    else:
+                        assert pipeline.execute() == [True]
+                    pipeline.reset()
+                assert other.get(key) == b"11"
+
     def test_every_client_finds_every_key(self, endpoints: Endpoints, prefix: str) -> None:
         keys = {f"{prefix}:{number}".encode() for number in range(200)}
         clients = [*map(plain_client, endpoints.plain), cluster_client(endpoints)]
@@ -224,7 +257,7 @@ class DataPathSuite:
 
     def test_a_command_that_is_not_served_says_so(self, endpoints: Endpoints) -> None:
         with plain_client(endpoints.plain[0]) as client, pytest.raises(redis.ResponseError, match=r"(?i)not served"):
-            client.execute_command("WATCH", "a")
+            client.execute_command("SUBSCRIBE", "a")
 
     def test_every_node_serves_every_key(self, endpoints: Endpoints, prefix: str) -> None:
         keys = keys_by_partition(prefix, 16)

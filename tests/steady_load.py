@@ -170,7 +170,15 @@ class SteadyLoad:
 
     def _run(self, number: int, seen: Seen, make: Callable[[int], Client]) -> None:
         client = make(number)
-        steps = [self._set_get, self._increment, self._many, self._pipeline, self._transaction]
+        steps = [
+            self._set_get,
+            self._increment,
+            self._many,
+            self._pipeline,
+            self._transaction,
+            self._queue,
+            self._watch,
+        ]
         turn = 0
         while not self._stop.wait(PAUSE_S):
             began = seen.began = time.monotonic()
@@ -221,6 +229,24 @@ class SteadyLoad:
         with client.pipeline(transaction=True) as pipe:
             pipe.set(key, turn).get(key)
             self._expect(seen, pipe.execute()[1:], [str(turn).encode()], f"transaction on {key}")
+
+    def _queue(self, client: Client, number: int, turn: int, seen: Seen) -> None:
+        key = f"{self.prefix}:{number}:queue:{turn % 200}"
+        if turn % 3 == 0:
+            self._expect(seen, client.blpop([key], 0.05), None, "BLPOP of nothing")
+        client.rpush(key, turn)
+        self._expect(seen, list(client.blpop([key], 10) or ()), [key.encode(), str(turn).encode()], "BLPOP")
+
+    def _watch(self, client: Client, number: int, turn: int, seen: Seen) -> None:
+        key = f"{self.prefix}:{number}:{turn % 200}"
+
+        def body(pipe: Client) -> None:
+            pipe.get(key)
+            pipe.multi()
+            pipe.set(key, turn)
+
+        client.transaction(body, key)
+        self._expect(seen, client.get(key), str(turn).encode(), f"WATCH and EXEC on {key}")
 
     @staticmethod
     def _expect(seen: Seen, value: object, expected: object, what: str) -> None:

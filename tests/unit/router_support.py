@@ -40,7 +40,7 @@ LONG_NS = 3600 * 10**9
 ACL = (
     "user default on nopass ~* &* +@all\n"
     f"user gate on >{GATE_PASSWORD} ~* &* +@all -@admin -@dangerous +sort +sort_ro +restore"
-    " +keys +flushall +flushdb +info +role\n"
+    " +keys +flushall +flushdb +info +role +client|unblock\n"
 )
 
 

@@ -204,10 +204,8 @@ async def test_small_questions_are_answered(tmp_path: Path) -> None:
 async def test_what_is_not_served_says_so(tmp_path: Path) -> None:
     async with running_cluster(tmp_path) as cluster, conversation(cluster.pods[0].front) as client:
         for words in (
-            ("BLPOP", "a", "0"),
-            ("WATCH", "a"),
             ("SUBSCRIBE", "c"),
-            ("XREAD", "BLOCK", "0", "STREAMS", "a", "$"),
+            ("WAIT", "1", "0"),
         ):
             reply = await client.ask(*words)
             assert reply.startswith(b"-ERR '" + words[0].lower().encode() + b"'") and b"is not served yet" in reply

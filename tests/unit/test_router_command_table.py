@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cachecluster_core.slots import slot_of_key
+from cachecluster_sidecar.router import blocking
 from cachecluster_sidecar.router.checks import CHECKS
 from cachecluster_sidecar.router.command_table import CommandTable, slot
 from cachecluster_sidecar.router.commands import load_commands, load_docs
@@ -63,7 +64,7 @@ def test_forwarded_commands_never_change_a_shared_connection() -> None:
         if entry["kind"] in ("keys", "split"):
             flags = set(docs[entry["name"]]["flags"])
             assert not flags & {"admin", "pubsub"}, entry["name"]
-            assert "blocking" not in flags or entry["check"] == "no_block", entry["name"]
+            assert "blocking" not in flags or entry["blocks"], entry["name"]
 
 
 @pytest.mark.parametrize(
@@ -101,11 +102,6 @@ def test_keys_of_a_request(table: CommandTable, request_line: str, keys: str) ->
 @pytest.mark.parametrize(
     ("request_line", "served"),
     [
-        ("XREAD BLOCK 0 STREAMS a $", False),
-        ("XREAD block\0 0 STREAMS a $", False),
-        ("XREAD COUNT 1 STREAMS block $", True),
-        ("XREADGROUP GROUP streams streams BLOCK 0 STREAMS a >", False),
-        ("XREADGROUP GROUP block block COUNT 1 STREAMS a >", True),
         ("SORT a BY w_* GET #", False),
         ("SORT a GET # BY nosort LIMIT 0 1 ALPHA", True),
         ("SORT a GET o_*", False),
@@ -119,3 +115,35 @@ def test_commands_that_are_served_for_some_arguments(table: CommandTable, reques
     entry = table.lookup(words[0])
     assert entry is not None
     assert (CHECKS[entry["check"]](words) is None) == served
+
+
+@pytest.mark.parametrize(
+    ("request_line", "limit", "with_2_s"),
+    [
+        ("BLPOP a b 1.5", 1.5, "BLPOP a b 2.000"),
+        ("blmove a b LEFT RIGHT 0", 0, "blmove a b LEFT RIGHT 2.000"),
+        ("BLMPOP 3 1 a LEFT", 3, "BLMPOP 2.000 1 a LEFT"),
+        ("BZPOPMIN a nonsense", 0, "BZPOPMIN a 2.000"),
+        ("BZPOPMIN a inf", 0, "BZPOPMIN a 2.000"),
+        ("XREAD BLOCK 1500 STREAMS a $", 1.5, "XREAD BLOCK 2000 STREAMS a $"),
+        ("XREAD block\0 0 STREAMS a $", 0, "XREAD block\0 2000 STREAMS a $"),
+        (
+            "XREADGROUP GROUP streams streams BLOCK 5 STREAMS a >",
+            0.005,
+            "XREADGROUP GROUP streams streams BLOCK 2000 STREAMS a >",
+        ),
+        ("XREAD COUNT 1 STREAMS block $", None, "XREAD COUNT 1 STREAMS block $"),
+        ("XREADGROUP GROUP block block COUNT 1 STREAMS a >", None, "XREADGROUP GROUP block block COUNT 1 STREAMS a >"),
+        ("XREAD BLOCK", None, "XREAD BLOCK"),
+    ],
+)
+def test_how_long_a_command_waits(request_line: str, limit: float | None, with_2_s: str) -> None:
+    words = [word.encode() for word in request_line.split(" ")]
+    assert (blocking.limit_at(words) is None) == (limit is None)
+    assert blocking.limit_s(words) == (limit or 0)
+    assert blocking.with_limit(words, 2.0) == [word.encode() for word in with_2_s.split(" ")]
+
+
+def test_a_time_that_is_over_is_not_for_ever() -> None:
+    assert blocking.with_limit([b"BLPOP", b"a", b"1"], -5.0) == [b"BLPOP", b"a", b"0.001"]
+    assert blocking.with_limit([b"XREAD", b"BLOCK", b"1", b"STREAMS", b"a", b"$"], -5.0)[2] == b"1"

@@ -97,7 +97,8 @@ def test_a_transaction_may_be_discarded_or_empty() -> None:
         (request("CONFIG", "SET", "a", "b"), b"-ERR 'config|set' is refused"),
         (request("CLIENT", "SETNAME", "a"), b"-ERR 'client|setname' is not served between MULTI and EXEC"),
         (request("SELECT", "0"), b"-ERR 'select' is not served between MULTI and EXEC"),
-        (request("XREAD", "BLOCK", "0", "STREAMS", KEY, "$"), b"-ERR 'xread' with BLOCK is not served"),
+        (request("WATCH", KEY), b"-ERR WATCH inside MULTI is not allowed"),
+        (request("BLPOP", OTHER, "0"), b"-CROSSSLOT "),
     ],
 )
 def test_nothing_of_a_transaction_is_executed_when_a_command_of_it_is_refused(bad: bytes, told: bytes) -> None:

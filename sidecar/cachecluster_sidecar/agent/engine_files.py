@@ -39,7 +39,9 @@ replica-serve-stale-data yes
 client-output-buffer-limit replica 64mb 32mb 10
 """
 
-_GATE_COMMANDS = "+@all -@admin -@dangerous +sort +sort_ro +restore +keys +flushall +flushdb +info +role"
+_GATE_COMMANDS = (
+    "+@all -@admin -@dangerous +sort +sort_ro +restore +keys +flushall +flushdb +info +role +client|unblock"
+)
 
 
 @dataclass(frozen=True, slots=True)

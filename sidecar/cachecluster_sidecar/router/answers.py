@@ -65,12 +65,18 @@ class Answers:
         return cluster.answer(routes, arguments, client.proto)
 
     def _peer(self, client: Client, arguments: Arguments) -> bytes | None:
-        """CACHECLUSTER HELLO, RESUME and GATES."""
+        """CACHECLUSTER HELLO, RESUME, OFF, UNBLOCK and GATES."""
         match [arguments[1].upper() if len(arguments) > 1 else b"", *arguments[2:]]:
             case [b"HELLO", proto, token, uid]:
                 return self._greet_peer(client, proto, token, uid)
             case [b"RESUME", partition] if client.peer:
                 client.ungate(int(partition))
+                return OK
+            case [b"OFF", number] if client.peer:
+                client.drop_link(int(number))
+                return OK
+            case [b"UNBLOCK", number, how] if client.peer:
+                client.unblock_link(int(number), how)
                 return OK
             case [b"GATES"] if client.peer:
                 gates = client.router.open_gates()
@@ -78,7 +84,7 @@ class Answers:
         if not client.peer:
             client.close_when_done()
             return error("NOAUTH CACHECLUSTER commands are for the routers of the cluster, after CACHECLUSTER HELLO")
-        return error("ERR unknown CACHECLUSTER command; known are HELLO, RESUME and GATES")
+        return error("ERR unknown CACHECLUSTER command; known are HELLO, RESUME, AT, ON, OFF, UNBLOCK and GATES")
 
     def _greet_peer(self, client: Client, proto: bytes, token: bytes, uid: bytes) -> bytes | None:
         """Is it a router of this cluster, and does it mean this very pod? A reused address must not pass for it."""
@@ -182,6 +188,11 @@ def _reset(client: Client, arguments: Arguments) -> bytes:
     client.forget_transaction()
     client.info = None
     return b"+RESET\r\n"
+
+
+def _unwatch(client: Client, arguments: Arguments) -> bytes:
+    client.unwatch()
+    return OK
 
 
 def _valid_name(name: bytes) -> bool:
@@ -322,7 +333,7 @@ HANDLERS: dict[str, Callable[[Client, Arguments], bytes]] = {
     "client|no-touch": _on_off,
     "client|setinfo": _client_setinfo,
     "client|setname": _client_setname,
-    "client|unblock": lambda client, arguments: encode(0, client.proto),
+    "client|unblock": connections.unblock,
     "command": _command,
     "command|count": lambda client, arguments: encode(len(command_names(_engine(client.router))), client.proto),
     "command|docs": _command_docs,
@@ -341,5 +352,5 @@ HANDLERS: dict[str, Callable[[Client, Arguments], bytes]] = {
     "role": lambda client, arguments: encode(["master", 0, []], client.proto),
     "select": _select,
     "time": _time,
-    "unwatch": lambda client, arguments: OK,
+    "unwatch": _unwatch,
 }

@@ -118,22 +118,21 @@ cdef class Backend:
                 c.touch()
 
     cdef bint idle(self):
-        return self.sent.head is None and self.unsent.head is None and not self.held
+        return self.sent.head is None and self.unsent.head is None and not self.held and not self.away
 
     cdef void add(self, Request r, const char* frame, Py_ssize_t n):
         """Add a command to this tick's batch."""
         cdef Partition p = <Partition>self.router.lines[r.partition]
         if self.refused is not None and r.partition in self.refused:
             self.resume(r.partition)
-        if r.keyless:
-            self.add_keyless(r, frame, n)
+        if r.keyless or r.link:
+            self.add_wrapped(r, frame, n)
         else:
             r.at = self.out.len
             buf_add(&self.out, frame, n)
         r.len = n
         self.unsent.push(r)
-        p.inflight += 1
-        p.carrier = self.target
+        self.went(p)
         if not self.scheduled:
             self.schedule()
         if self.write_paused and self.out.len > C_BACKEND_PAUSE and r.client is not None and not r.client.stalled:
@@ -142,14 +141,14 @@ cdef class Backend:
                 self.stalled = []
             self.stalled.append(r.client)
 
-    cdef void add_keyless(self, Request r, const char* frame, Py_ssize_t n):
-        """A command that does not tell its partition, or several in one piece: as they are for an engine, in one request
-        of our own for a peer."""
+    cdef void add_wrapped(self, Request r, const char* frame, Py_ssize_t n):
+        """A command that does not tell its partition or its private connection, or several in one piece: as they are for
+        an engine, in one request of our own for a peer."""
         cdef bint wrapped = self.target.partition < 0
         r.refused = None
         r.to_skip = 0 if wrapped else r.queued
         if wrapped:
-            buf_add_bytes(&self.out, keyless_head(r, n))
+            buf_add_bytes(&self.out, head_for_peer(r, n))
         r.at = self.out.len
         buf_add(&self.out, frame, n)
         if wrapped:
@@ -157,15 +156,22 @@ cdef class Backend:
 
     cdef void resume(self, int partition):
         """Tell the peer that what it refused comes again now, from the first refused on."""
-        cdef Request r = Request.__new__(Request)
-        cdef bytes number = b"%d" % partition
-        cdef bytes frame = b"*3\r\n$12\r\nCACHECLUSTER\r\n$6\r\nRESUME\r\n$%d\r\n%s\r\n" % (len(number), number)
         self.refused.discard(partition)
-        r.internal = RESUME_REPLY
+        self.say([b"CACHECLUSTER", b"RESUME", b"%d" % partition])
+
+    cdef void say(self, list words):
+        """Add a word of our own to this tick's batch."""
+        cdef Request r = Request.__new__(Request)
+        cdef bytes frame = encode_request(words)
+        if self.closed:
+            return
+        r.internal = WORD_REPLY
         r.at = self.out.len
         r.len = len(frame)
         buf_add_bytes(&self.out, frame)
         self.unsent.push(r)
+        if not self.scheduled:
+            self.schedule()
 
     cdef void schedule(self):
         self.scheduled = True
@@ -177,9 +183,9 @@ cdef class Backend:
         cdef bytes chunk
         cdef Partition p
         self.scheduled = False
-        if self.closed or self.out.len == 0 or self.write_paused:
+        if self.closed or self.out.len == 0 or self.write_paused or not self.is_ready:
             return
-        if self.target.partition >= 0:
+        if self.target.partition >= 0 and not self.control:
             p = <Partition>self.router.lines[self.target.partition]
             if not p.may_serve():
                 self.evict(p)
@@ -217,17 +223,32 @@ cdef class Backend:
     cdef void take_back(self, Line line):
         """Commands that the target has certainly not executed leave the line: parked again, or refused to a peer."""
         cdef Request r = line.pop()
-        cdef Partition p
         while r is not None:
             if r.internal == NOT_INTERNAL:
-                p = <Partition>self.router.lines[r.partition]
-                p.inflight -= 1
-                if r.client.peer:
-                    r.client.gate(r.partition)
-                    self.router.fail(r, b"-CCGATE %d\r\n" % r.partition)
-                elif not r.client.closed:
-                    p.send_again(r)
+                self.left(<Partition>self.router.lines[r.partition])
+                self.give_back(r)
             r = line.pop()
+
+    cdef void give_back(self, Request r):
+        """This one was certainly not executed."""
+        if r.client.closed:
+            return
+        if r.ticket:
+            r.client.tell(r, NOT_EXECUTED)
+        elif r.client.peer:
+            r.client.gate(r.partition)
+            self.router.fail(r, b"-CCGATE %d\r\n" % r.partition)
+        else:
+            (<Partition>self.router.lines[r.partition]).send_again(r)
+
+    cdef void went(self, Partition p):
+        """A command of the partition is in flight here."""
+        p.inflight += 1
+        p.carrier = self.target
+
+    cdef void left(self, Partition p):
+        """It is no more."""
+        p.inflight -= 1
 
     def get_buffer(self, sizehint):
         if self.rest.len == 0:
@@ -273,7 +294,7 @@ cdef class Backend:
             start += length
             reply_scan_reset(&self.scan)
             if scanned != SCAN_ERROR and frame[0] == c">":
-                if self.held:
+                if self.held or self.away:
                     self.take_held(frame, length)
                 continue
             r = self.sent.head if scanned != SCAN_ERROR else None
@@ -298,25 +319,29 @@ cdef class Backend:
         """These replies came after the deadline. What was not sent yet goes back as well: a read that is asked again
         must not be overtaken by what came after it."""
         if late:
-            self.router.give_up_sent(late, self.sent, "the pod's authority ended")
+            self.router.give_up_sent(self, late, self.sent, "the pod's authority ended")
             self.evict(<Partition>self.router.lines[self.target.partition])
 
     cdef void take_reply(self, Request r, const char* frame, Py_ssize_t n, list late):
         cdef Partition p
         cdef bytes aborted
+        cdef bint alone
         if r.internal != NOT_INTERNAL:
             self.take_internal(r, frame, n)
             return
         p = <Partition>self.router.lines[r.partition]
+        alone = r.link > 0 and self.target.partition >= 0
         if late is not None:
             late.append(r)
             return
         if r.refused is not None:
             aborted = abort_reason(r)
             frame, n = PyBytes_AS_STRING(aborted), PyBytes_GET_SIZE(aborted)
-        p.inflight -= 1
+        self.left(p)
         if frame[0] == c"-" and n > 8 and memcmp(frame, b"-CC", 3) == 0 and self.take_word(r, p, frame, n):
             pass
+        elif alone and (<Private>self).sends_back(frame, n):
+            self.give_back(r)
         elif self.router.sync and self.target.partition >= 0 and p.commit.holds(r):
             p.taken()
             p.commit.hold(r, frame, n)
@@ -325,10 +350,14 @@ cdef class Backend:
             self.router.deliver(r, frame, n)
         if p.inflight == 0:
             p.left_flight()
+        if alone:
+            (<Private>self).answered()
 
     cdef bint take_word(self, Request r, Partition p, const char* frame, Py_ssize_t n):
         """An error that is a word between routers: a peer's refusal, or its word that the reply will come later."""
         cdef bint refusal = memcmp(frame, b"-CCGATE ", 8) == 0
+        if r.link and self.target.partition < 0 and take_link_word(r, frame, n):
+            return True
         if not refusal and memcmp(frame, b"-CCHELD ", 8) != 0:
             return False
         if self.target.partition >= 0:
@@ -338,22 +367,34 @@ cdef class Backend:
             self.take_refusal(r, p)
         else:
             p.taken()
-            if self.held is None:
-                self.held = {}
-            self.held[strtoll(frame + 8, NULL, 10)] = r
+            if r.link:
+                if self.away is None:
+                    self.away = {}
+                self.away[strtoll(frame + 8, NULL, 10)] = r
+            else:
+                if self.held is None:
+                    self.held = {}
+                self.held[strtoll(frame + 8, NULL, 10)] = r
         return True
 
     cdef void take_held(self, const char* frame, Py_ssize_t n):
         """A push of a peer: the number that it gave in place of a reply, and now the reply."""
         cdef Py_ssize_t at = 5
-        cdef Request r
+        cdef Request r = None
         if n < 8 or memcmp(frame, b">2\r\n:", 5) != 0:
             return
-        r = self.held.pop(strtoll(frame + at, NULL, 10), None)
+        ticket = strtoll(frame + at, NULL, 10)
         while frame[at] != c"\n":
             at += 1
+        at += 1
+        if self.held:
+            r = self.held.pop(ticket, None)
+        if r is None and self.away:
+            r = self.away.pop(ticket, None)
+            if r is not None and frame[at] == c"-" and take_link_word(r, frame + at, n - at):
+                return
         if r is not None:
-            self.router.deliver(r, frame + at + 1, n - at - 1)
+            self.router.deliver(r, frame + at, n - at)
 
     cdef void take_refusal(self, Request r, Partition p):
         """The peer's gate was not open: the command was not executed and waits to be sent again; for a moment, unless
@@ -369,34 +410,46 @@ cdef class Backend:
 
     cdef void take_internal(self, Request r, const char* frame, Py_ssize_t n):
         cdef bytes text
+        if r.internal == WORD_REPLY and (self.control or frame[0] != c"-"):
+            return
         if frame[0] == c"-":
             text = PyBytes_FromStringAndSize(frame + 1, n - 3)
             log.warning("%s answered our greeting: %s", self.target.name, text.decode(errors="replace"))
             self.lose("the greeting was refused")
         elif r.internal == HELLO_REPLY:
             self.is_ready = True
-            self.target.backoff = 0
-            self.router.target_ready(self.target)
+            self.greeted(PyBytes_FromStringAndSize(frame, n))
+
+    cdef void greeted(self, bytes reply):
+        """It is ready."""
+        self.target.backoff = 0
+        self.router.target_ready(self.target)
+
+    cdef void ended(self, str reason):
+        """It is being lost."""
+        self.target.drop(self)
 
     cdef void lose(self, str reason):
         """End this connection; what it carried is parked again where that is safe, and answered otherwise."""
         cdef Line unsent = self.unsent
         cdef Request r
+        cdef Partition p
         cdef int index
         cdef list lost = []
         if self.closed:
             return
         self.closed = True
-        self.is_ready = False
         self.take_batch()
-        self.target.drop(self)
+        self.ended(reason)
+        self.is_ready = False
         if self.transport is not None:
             self.transport.abort()
-        if self.held:
-            for r in self.held.values():
-                (<Partition>self.router.lines[r.partition]).inflight += 1
-                lost.append(r)
-            self.held = None
+        for pending in (self.held, self.away):
+            if pending:
+                for r in pending.values():
+                    (<Partition>self.router.lines[r.partition]).inflight += 1
+                    lost.append(r)
+        self.held = self.away = None
         r = self.sent.pop()
         while r is not None:
             if r.internal == NOT_INTERNAL:
@@ -404,11 +457,13 @@ cdef class Backend:
             r = self.sent.pop()
         self.unsent = Line()
         touched = set(lost_partitions(lost) + line_partitions(unsent))
-        self.router.give_up_sent(lost, None, f"the connection to {self.target.name} ended ({reason})")
+        self.router.give_up_sent(self, lost, None, f"the connection to {self.target.name} ended ({reason})")
         self.take_back(unsent)
         self.let_go()
-        if self.target.partition >= 0 and (<Partition>self.router.lines[self.target.partition]).engine is self.target:
-            (<Partition>self.router.lines[self.target.partition]).commit.reset("the connection to the engine ended")
+        if self.target.partition >= 0 and not self.apart:
+            p = <Partition>self.router.lines[self.target.partition]
+            if p.engine is self.target:
+                p.commit.reset("the connection to the engine ended")
         for index in touched:
             (<Partition>self.router.lines[index]).left_flight()
 

@@ -7,26 +7,9 @@ from collections.abc import Callable
 NOT_SERVED = "is not served yet by the router of this version"
 
 
-VALUES_OF_OPTION = {b"GROUP": 2, b"COUNT": 1, b"CLAIM": 1}
-"""How many values follow an option of XREAD and XREADGROUP; a value may read like an option."""
-
-
 def word(argument: bytes) -> bytes:
     """An option as the engines compare it: in any case, and up to a byte 0."""
     return argument.partition(b"\0")[0].upper()
-
-
-def no_block(arguments: list[bytes]) -> str | None:
-    """XREAD and XREADGROUP share a connection with others unless they block."""
-    at = 1
-    while at < len(arguments):
-        option = word(arguments[at])
-        if option == b"STREAMS":
-            return None
-        if option == b"BLOCK":
-            return f"'{arguments[0].decode().lower()}' with BLOCK {NOT_SERVED}; read without BLOCK"
-        at += 1 + VALUES_OF_OPTION.get(option, 0)
-    return None
 
 
 def script_keys(arguments: list[bytes]) -> str | None:
@@ -53,7 +36,6 @@ def sort_patterns(arguments: list[bytes]) -> str | None:
 
 
 CHECKS: dict[str, Callable[[list[bytes]], str | None]] = {
-    "no_block": no_block,
     "script_keys": script_keys,
     "sort_patterns": sort_patterns,
 }

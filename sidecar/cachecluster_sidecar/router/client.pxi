@@ -38,11 +38,16 @@ cdef class Client:
             r = after
         self.head = self.tail = None
         self.forget_transaction()
+        if self.links is not None:
+            for number in list(self.links):
+                self.end_link(number)
         buf_free(&self.rest)
         buf_free(&self.out)
 
     def eof_received(self):
-        """No more commands will come; those outstanding are still answered."""
+        """No more commands will come; those outstanding are still answered, but nobody waits in an engine any more."""
+        if self.waits_in_engine():
+            self.transport.abort()
         self.closing = self.ended = True
         self.touch()
         self.router.settle_touched()
@@ -77,15 +82,71 @@ cdef class Client:
         self.proto = proto
 
     def forget_transaction(self):
-        """What it has queued since its MULTI is not executed."""
+        """What it has queued since its MULTI is not executed, and what it watches does not matter any more."""
         if self.queue is not None:
             self.queue.forget(self.router)
             self.queue = None
+        self.forget_watch()
 
     @property
     def queued(self):
         """How many commands it has queued since its MULTI; -1 outside a transaction."""
         return -1 if self.queue is None else len(self.queue.frames)
+
+    cdef bint waits_in_engine(self):
+        """Is it blocked by a command that waits for something to come?"""
+        return self.head is not None and self.head.blocks
+
+    def unblock_with(self, bytes how):
+        """End what it waits for in an engine: as if its time were over (TIMEOUT) or with an error (ERROR). False: it does
+        not wait."""
+        return self.end_wait(how)
+
+    cdef bint end_wait(self, bytes how):
+        cdef Request r = self.head
+        cdef Backend b
+        if r is None or not r.blocks:
+            return False
+        b = self.links.get(r.link) if self.links is not None else None
+        if how == b"TIMEOUT":
+            r.until = seconds()
+        if b is None:
+            return True
+        if b.apart:
+            (<Private>b).unblock(how, True)
+        else:
+            b.say([b"CACHECLUSTER", b"UNBLOCK", b"%d" % r.link, how])
+        return True
+
+    def unblock_link(self, int number, bytes how):
+        """The peer says so for what its client waits for."""
+        cdef Backend b = self.links.get(number) if self.links is not None else None
+        if b is not None:
+            (<Private>b).unblock(how, True)
+
+    def drop_link(self, int number):
+        """The peer needs this private connection no more."""
+        self.end_link(number)
+
+    cdef void end_link(self, uint64_t number):
+        """Close a private connection: our own, or the peer's that it has there."""
+        cdef Backend b = self.links.pop(number, None) if self.links is not None else None
+        if b is None or b.closed:
+            return
+        if b.apart:
+            b.lose("its client needs it no more")
+        else:
+            b.say([b"CACHECLUSTER", b"OFF", b"%d" % number])
+
+    cdef void forget_watch(self):
+        """It watches nothing any more."""
+        if self.watching:
+            self.watching = self.spoiled = False
+            self.end_link(2 * self.id)
+
+    def unwatch(self):
+        """UNWATCH."""
+        self.forget_watch()
 
     def ungate(self, int partition):
         """The peer sends again what was refused."""
@@ -106,6 +167,7 @@ cdef class Client:
         """
         self.leaving = True
         self.closing = self.closing or now
+        self.end_wait(b"TIMEOUT")
         self.touch()
 
     @property
@@ -147,6 +209,8 @@ cdef class Client:
                 log.warning("client %d sent a request of more than %d bytes: disconnected", self.id, MAX_REQUEST_BYTES)
                 self.closing = True
                 self.transport.abort()
+        if self.rest.len > C_OUTPUT_PAUSE and self.waits_in_engine():
+            self.transport.pause_reading()
         if self.leaving:
             self.touch()
         self.router.settle_touched()
@@ -232,6 +296,15 @@ cdef class Client:
             r.started_ns = cc_monotonic_ns()
         return r
 
+    cdef void give_ticket(self, Request r):
+        """Tell this peer, in the turn of the command, that its reply will come later: what is behind it shall not wait."""
+        cdef bytes word
+        self.tickets += 1
+        self.owed += 1
+        r.ticket = self.tickets
+        word = b"-CCHELD %d\r\n" % r.ticket
+        self.deliver(r, PyBytes_AS_STRING(word), PyBytes_GET_SIZE(word))
+
     cdef void reply(self, bytes data):
         """A reply made here, in its turn."""
         cdef Request r
@@ -287,6 +360,8 @@ cdef class Client:
     cdef void tell(self, Request r, bytes reply):
         """A reply that this peer has a ticket for, between two others; or in its turn, if the ticket has not left."""
         self.owed -= 1
+        if self.closed:
+            return
         if r.reply.len > 0:
             self.held += PyBytes_GET_SIZE(reply) - r.reply.len
             r.reply.len = 0
@@ -350,9 +425,9 @@ cdef class Client:
             buf_free(&self.out)
 
     cdef void block(self):
-        """Neither parse nor read."""
+        """Neither parse nor read; but to one that waits in an engine we listen, to know when it goes."""
         self.blocked = True
-        if not self.transport.is_closing():
+        if not self.transport.is_closing() and not self.waits_in_engine():
             self.transport.pause_reading()
 
     cdef bint must_wait(self):

@@ -14,6 +14,7 @@ cdef enum Kind:
     KIND_TRANSACTION = 6 # MULTI, EXEC, DISCARD
     KIND_ALL = 7         # sent to every partition
     KIND_SCAN = 8        # sent to one partition after the other
+    KIND_WATCH = 9       # WATCH
 
 cdef enum Merge:
     MERGE_ARRAY = 0      # MGET: elements in the order of the keys
@@ -47,6 +48,7 @@ cdef struct Command:
     Kind kind
     bint container
     bint write
+    bint blocks          # it may wait in the engine
     bint one_key         # its only key is argument 1
     Merge merge
     int specs

@@ -19,6 +19,7 @@ KINDS = {
     "transaction": KIND_TRANSACTION,
     "all": KIND_ALL,
     "scan": KIND_SCAN,
+    "watch": KIND_WATCH,
 }
 MERGES = {
     "mget": MERGE_ARRAY,
@@ -199,7 +200,9 @@ cdef int fill_command(Command* command, dict entry, int index) except -1:
     command.specs = len(keys)
     for i, key in enumerate(keys):
         fill_spec(&command.spec[i], key)
-    command.one_key = "check" not in entry and keys == [{"index": 1, "last": 0, "step": 1, "limit": 0}]
+    command.blocks = entry.get("blocks", False)
+    simple = "check" not in entry and entry["kind"] == "keys" and not command.blocks
+    command.one_key = simple and keys == [{"index": 1, "last": 0, "step": 1, "limit": 0}]
     return 0
 
 

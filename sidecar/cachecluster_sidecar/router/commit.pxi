@@ -62,19 +62,14 @@ cdef class Commit:
 
     cdef void hold(self, Request r, const char* reply, Py_ssize_t n):
         """Keep a reply. A peer is told so, in the turn of the command, or everything behind it there waited as well."""
-        cdef bytes word
         r.chunk = OK if n == 5 and memcmp(reply, b"+OK\r\n", 5) == 0 else PyBytes_FromStringAndSize(reply, n)
         r.held_at = seconds()
         r.bound = 0
         r.client.held += n
         self.fresh.push(r)
         self.count += 1
-        if r.client.peer:
-            r.client.tickets += 1
-            r.client.owed += 1
-            r.ticket = r.client.tickets
-            word = b"-CCHELD %d\r\n" % r.ticket
-            r.client.deliver(r, PyBytes_AS_STRING(word), PyBytes_GET_SIZE(word))
+        if r.client.peer and not r.ticket:
+            r.client.give_ticket(r)
 
     cdef void begin(self):
         """Send a round, if there is something to ask and none is under way."""
@@ -176,10 +171,7 @@ cdef class Commit:
         if r.client.closed:
             return
         r.client.held -= PyBytes_GET_SIZE(r.chunk)
-        if r.ticket:
-            r.client.tell(r, reply)
-        else:
-            self.router.deliver(r, PyBytes_AS_STRING(reply), PyBytes_GET_SIZE(reply))
+        self.router.deliver(r, PyBytes_AS_STRING(reply), PyBytes_GET_SIZE(reply))
         r.chunk = None
 
     cdef void drained(self):

@@ -25,6 +25,7 @@ def line(client: Client) -> str:
         "sub": 0,
         "psub": 0,
         "multi": client.queued,
+        "watch": int(client.watching),
         "user": "default",
         "resp": client.proto,
         "lib-name": told.get("lib-name", ""),
@@ -78,6 +79,17 @@ def kill(client: Client, arguments: list[bytes]) -> bytes:
         filters.append(wanted)
     chosen = [it for it in clients(client) if all(wanted(it) for wanted in filters) and not (skip_me and it is client)]
     return encode(_end(client, chosen), client.proto)
+
+
+def unblock(client: Client, arguments: list[bytes]) -> bytes:
+    """CLIENT UNBLOCK id [TIMEOUT|ERROR]: 1 if that client waited for something in an engine."""
+    how = arguments[3].upper() if len(arguments) == 4 else b"TIMEOUT"
+    if len(arguments) > 4 or how not in (b"TIMEOUT", b"ERROR"):
+        return error("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR")
+    if not _is_id(arguments[2]):
+        return error("ERR value is not an integer or out of range")
+    found = client.router.clients.get(int(arguments[2]))
+    return encode(int(found is not None and found.unblock_with(how)), client.proto)
 
 
 def _is_id(value: bytes) -> bool:

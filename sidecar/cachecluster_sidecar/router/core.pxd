@@ -15,7 +15,7 @@ cdef struct Gate:
 cdef enum Internal:
     NOT_INTERNAL = 0
     HELLO_REPLY = 1      # the reply to our own greeting on a backend connection
-    RESUME_REPLY = 2     # the reply to CACHECLUSTER RESUME
+    WORD_REPLY = 2       # the reply to a word of ours: CACHECLUSTER RESUME, OFF, UNBLOCK; CLIENT UNBLOCK
 
 
 # One command of a client, or a part of one that was split, or a message of our own to a backend.
@@ -37,6 +37,10 @@ cdef class Request:
     cdef int queued              # of a transaction: replies of the engine before the one that counts
     cdef int to_skip             # those of them that have not come yet
     cdef bytes refused           # the first of them that was an error
+    cdef uint64_t link           # the private connection it goes on; 0: the shared one
+    cdef bint fresh              # that connection is made if there is none; otherwise it must still be there
+    cdef bint blocks             # it may wait in the engine
+    cdef double until            # and so long; 0: for ever
     cdef bint done               # the reply stands in `reply`, waiting for its turn
     cdef Internal internal
     cdef double parked_at        # 0 while it was never parked
@@ -115,9 +119,13 @@ cdef class Backend:
     cdef set refused             # partitions whose refusal by the peer has not been ended by RESUME
     cdef list stalled            # clients that wait until the socket takes more
     cdef dict held               # peer: by ticket, what was executed there and is not acknowledged yet; None until used
+    cdef dict away               # peer: by ticket, what is on a private connection there; None until used
+    cdef bint apart              # not the target's one for everybody
+    cdef bint control            # for words of ours only: the gate does not matter
 
     cdef void add(self, Request r, const char* frame, Py_ssize_t n)
-    cdef void add_keyless(self, Request r, const char* frame, Py_ssize_t n)
+    cdef void add_wrapped(self, Request r, const char* frame, Py_ssize_t n)
+    cdef void say(self, list words)
     cdef void schedule(self)
     cdef void flush(self)
     cdef void evict(self, Partition p)
@@ -129,11 +137,39 @@ cdef class Backend:
     cdef void take_held(self, const char* frame, Py_ssize_t n)
     cdef void take_internal(self, Request r, const char* p, Py_ssize_t n)
     cdef void take_back(self, Line line)
+    cdef void give_back(self, Request r)
+    cdef void went(self, Partition p)
+    cdef void left(self, Partition p)
     cdef bytes take_batch(self)
     cdef void resume(self, int partition)
     cdef void let_go(self)
     cdef bint idle(self)
+    cdef void greeted(self, bytes reply)
+    cdef void ended(self, str reason)
     cdef void lose(self, str reason)
+
+
+# To an engine, for words about other connections.
+cdef class Control(Backend):
+    pass
+
+
+# A connection to an engine that is one client's: for commands that wait there, or for WATCH.
+cdef class Private(Backend):
+    cdef Client only             # whose
+    cdef uint64_t link           # its number among that client's
+    cdef bytes engine_id         # as the engine calls it, in digits
+    cdef bint watches            # a WATCH was sent, and no EXEC since
+    cdef bytes unblocking        # how what waits in the engine is being ended, TIMEOUT or ERROR; None: it is not
+    cdef bint asked_for          # by the client
+    cdef bint ending             # to be closed when nothing is in flight
+    cdef double cut_at           # and when that is given up; 0: never
+
+    cdef bint sends_back(self, const char* frame, Py_ssize_t n)
+    cdef void answered(self)
+    cdef void unblock(self, bytes how, bint asked_for)
+    cdef void end(self, bint patient)
+    cdef bint look_after(self, double now)
 
 
 # One partition as this router sees it: where its commands go, what waits, what is in flight.
@@ -158,6 +194,9 @@ cdef class Partition:
     cdef int64_t deadline_ns     # the last deadline read at the generation taken over
     cdef uint64_t requests       # that came; the last one's order
     cdef Commit commit           # replies that wait for acknowledgements
+    cdef set privates            # private connections to the engine
+    cdef Py_ssize_t privately    # commands in flight on them
+    cdef Control control         # by which what waits in the engine is ended; None until used
 
     cdef bint parks(self)
     cdef void hold_back(self)
@@ -166,6 +205,11 @@ cdef class Partition:
     cdef bint may_serve(self)
     cdef bint may_release(self)
     cdef void submit(self, Request r, const char* frame, Py_ssize_t n)
+    cdef void send_alone(self, Backend shared, Request r, const char* frame, Py_ssize_t n)
+    cdef Private make_private(self, Request r)
+    cdef Control controlled(self, Target target)
+    cdef void end_privates(self, bint patient)
+    cdef bint look_at_privates(self, double now)
     cdef void park(self, Request r)
     cdef void left_flight(self)
     cdef void release(self)
@@ -270,6 +314,10 @@ cdef class Client:
     cdef bint stalled            # waits until a backend's socket takes more
     cdef bint touched            # has replies to write
     cdef Queue queue             # since its MULTI; None outside a transaction
+    cdef readonly bint watching  # since a WATCH, until its EXEC
+    cdef bint spoiled            # what it watches was lost sight of: EXEC executes nothing
+    cdef int watched             # the slot of what it watches
+    cdef dict links              # by number, the connection that it has for itself, or a peer's; None until used
     cdef Py_ssize_t outstanding
     cdef Py_ssize_t held         # bytes of replies whose turn has not come, or that are not acknowledged yet
     cdef uint64_t tickets        # peer: that were given out for replies that are held
@@ -287,6 +335,11 @@ cdef class Client:
     cdef void take_in(self, Py_ssize_t n)
     cdef void take_rest(self)
     cdef Request append(self)
+    cdef void give_ticket(self, Request r)
+    cdef bint waits_in_engine(self)
+    cdef bint end_wait(self, bytes how)
+    cdef void end_link(self, uint64_t number)
+    cdef void forget_watch(self)
     cdef void reply(self, bytes data)
     cdef void deliver(self, Request r, const char* p, Py_ssize_t n)
     cdef void hold(self, Request r, const char* p, Py_ssize_t n)
@@ -380,7 +433,7 @@ cdef class Router:
     cdef void deliver(self, Request r, const char* p, Py_ssize_t n)
     cdef void fail(self, Request r, bytes error)
     cdef bytes moved(self, int slot, int partition)
-    cdef void give_up_sent(self, list lost, Line behind, str reason)
+    cdef void give_up_sent(self, Backend b, list lost, Line behind, str reason)
     cdef int any_slot(self)
     cdef void time_request(self, Request r)
     cdef void hurry(self)
@@ -388,4 +441,4 @@ cdef class Router:
     cdef void look_at_retired(self, double now)
     cdef void look_at_backend(self, Backend b, double now)
     cdef void look_after(self, double now)
-    cdef bint has_lost_partition(self, Backend b, double silent)
+    cdef bint has_lost_partition(self, Backend b, double silent, double now)

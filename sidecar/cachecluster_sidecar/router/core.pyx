@@ -12,6 +12,7 @@ The parts, each with one job:
     dispatch.pxi    what to do with one command
     spread.pxi      commands of several partitions
     transaction.pxi MULTI and EXEC: commands that are kept, and go to an engine in one piece
+    private.pxi     connections of one client's own: commands that wait, WATCH
     scan.pxi        SCAN over all partitions
     commit.pxi      replies that wait until the copies have acknowledged what they tell
     router.pxi      routes, the tick, counters
@@ -28,7 +29,9 @@ import zlib
 
 from cachecluster_core import pod_table
 
+from . import blocking
 from .checks import CHECKS, NOT_SERVED
+from .resp import encode_request
 
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING
@@ -52,6 +55,7 @@ from .command_table cimport (
     KIND_SCAN,
     KIND_SPLIT,
     KIND_TRANSACTION,
+    KIND_WATCH,
     MAX_SPECS,
     MERGE_ANY,
     MERGE_ARRAY,
@@ -187,6 +191,7 @@ include "client.pxi"
 include "dispatch.pxi"
 include "spread.pxi"
 include "transaction.pxi"
+include "private.pxi"
 include "scan.pxi"
 include "commit.pxi"
 include "router.pxi"

@@ -54,8 +54,7 @@ class Dialler:
         if backend.target.uid is not None:
             token = self.secret(PEER_TOKEN_FILE)
             return encode_request([b"CACHECLUSTER", b"HELLO", proto, token, backend.target.uid.encode()])
-        login = [b"AUTH", GATE_USER, self.secret(GATE_PASSWORD_FILE)]
-        return encode_request([b"HELLO", b"3", *login] if backend.proto == 3 else login)
+        return encode_request([b"HELLO", proto, b"AUTH", GATE_USER, self.secret(GATE_PASSWORD_FILE)])
 
     def secret(self, name: str) -> bytes:
         """The content of one file of the mounted Secret. OSError when it is not there."""

@@ -28,14 +28,12 @@ cdef bint serve(Client c, const char* frame, Py_ssize_t n):
         c.refuse(arity_error(command))
         return True
     if command.kind == KIND_TRANSACTION:
-        serve_transaction(c, command)
-        return True
+        return serve_transaction(c, command)
     if command.one_key:
         forward(c, key_slot(frame + scan.head[1].at, scan.head[1].len), command.write, frame, n)
         return True
-    if command.kind == KIND_KEYS or command.kind == KIND_SPLIT:
-        serve_keys(c, command, frame, n)
-        return True
+    if command.kind == KIND_KEYS or command.kind == KIND_SPLIT or command.kind == KIND_WATCH:
+        return serve_keys(c, command, frame, n)
     if command.kind == KIND_ALL:
         serve_all(c, command, frame, n)
         return True
@@ -104,6 +102,8 @@ cdef bint serve_unknown(Client c, const char* frame):
     cdef bytes reply
     if c.peer and len(arguments) == 6 and name == b"CACHECLUSTER" and arguments[1] == b"AT":
         serve_keyless(c, arguments)
+    elif c.peer and len(arguments) == 8 and name == b"CACHECLUSTER" and arguments[1] == b"ON":
+        serve_link(c, arguments)
     elif c.cluster and name.upper() == b"CACHECLUSTER":
         reply = c.router.answers(c, "cachecluster", arguments)
         if reply is None:
@@ -170,37 +170,51 @@ cdef bint serve_here(Client c, Command* command, const char* frame, Py_ssize_t n
 cdef void forward(Client c, int slot, bint write, const char* frame, Py_ssize_t n, int queued=-1):
     """Send a command to the partition of its slot, or keep it for EXEC. `queued`: its bytes do not tell the slot, and so
     many replies of the engine come before the one that counts."""
+    cdef Partition p = admitted(c, slot)
+    cdef Request r
+    if p is None:
+        return
+    if c.queue is not None:
+        c.queue.take(c, slot, write, frame, n)
+        return
+    r = expect(c, p, slot, write)
+    if queued >= 0:
+        r.keyless = True
+        r.queued = queued
+    p.submit(r, frame, n)
+
+
+cdef inline Partition admitted(Client c, int slot):
+    """The partition of a slot, if commands of this connection may go there; None: its client was told why not."""
     cdef Router router = c.router
     cdef Partition p
-    cdef Request r
     if router.partitions == 0:
         c.refuse(NO_MAP)
-        return
+        return None
     p = <Partition>router.lines[slot >> router.shift]
     if c.cluster:
         if c.peer and (not p.mine or peer_must_wait(c, p)):
             c.gate(p.index)
             router.counters.gated += 1
             c.refuse(b"-CCGATE %d\r\n" % p.index)
-            return
+            return None
         if not p.mine and p.owner is not None:
             c.refuse(router.moved(slot, p.index))
-            return
-    if c.queue is not None:
-        c.queue.take(c, slot, write, frame, n)
-        return
+            return None
+    return p
+
+
+cdef inline Request expect(Client c, Partition p, int slot, bint write):
+    """A request of this client, at the end of its order."""
+    cdef Request r = c.append()
     if p.mine:
-        router.counters.local += 1
+        c.router.counters.local += 1
     else:
-        router.counters.forwarded += 1
-    r = c.append()
+        c.router.counters.forwarded += 1
     r.partition = p.index
     r.slot = slot
     r.write = write
-    if queued >= 0:
-        r.keyless = True
-        r.queued = queued
-    p.submit(r, frame, n)
+    return r
 
 
 cdef bint peer_must_wait(Client c, Partition p):
@@ -215,7 +229,7 @@ cdef struct Scratch:
     Py_ssize_t* keys
 
 
-cdef void serve_keys(Client c, Command* command, const char* frame, Py_ssize_t n):
+cdef bint serve_keys(Client c, Command* command, const char* frame, Py_ssize_t n):
     """A command whose keys have to be looked for."""
     cdef Arg args[STACK_ARGS]
     cdef Py_ssize_t keys[STACK_ARGS * MAX_SPECS]
@@ -231,14 +245,15 @@ cdef void serve_keys(Client c, Command* command, const char* frame, Py_ssize_t n
             free(scratch.keys)
             raise MemoryError()
     try:
-        serve_found_keys(c, command, frame, n, scratch)
+        return serve_found_keys(c, command, frame, n, scratch)
     finally:
         if argc > STACK_ARGS:
             free(scratch.args)
             free(scratch.keys)
 
 
-cdef void serve_found_keys(Client c, Command* command, const char* frame, Py_ssize_t n, Scratch s):
+cdef bint serve_found_keys(Client c, Command* command, const char* frame, Py_ssize_t n, Scratch s):
+    """False: not before everything outstanding is answered."""
     cdef Py_ssize_t argc = c.scan.argc, at = first_argument(frame), i, count
     cdef int slot, first = 0
     cdef bint one_slot = True, one_partition = True
@@ -248,7 +263,7 @@ cdef void serve_found_keys(Client c, Command* command, const char* frame, Py_ssi
         if reason is not None:
             c.router.counters.unserved += 1
             c.refuse(f"-ERR {reason}\r\n".encode())
-            return
+            return True
     for i in range(argc):
         at = next_arg(frame, at, &s.args[i])
     count = find_keys(command, frame, s.args, argc, s.keys, argc * MAX_SPECS)
@@ -263,8 +278,12 @@ cdef void serve_found_keys(Client c, Command* command, const char* frame, Py_ssi
         # The keys could not be found because of a wrong argument before them: any engine knows the error to answer.
         if c.queue is not None:
             c.queue.take(c, -1, command.write, frame, n)
-            return
+            return True
         forward(c, c.router.any_slot(), command.write, frame, n)
+    elif command.kind == KIND_WATCH and one_slot:
+        return serve_watch(c, first, frame, n)
+    elif command.blocks and one_slot and blocking.limit_at(all_arguments(frame, argc)) is not None:
+        return serve_alone(c, first, command.write, frame, n, all_arguments(frame, argc))
     elif one_slot or (
         one_partition and (c.peer or (command.kind == KIND_SPLIT and not c.cluster and c.queue is None))
     ):
@@ -274,6 +293,7 @@ cdef void serve_found_keys(Client c, Command* command, const char* frame, Py_ssi
     else:
         c.router.counters.crossslot += 1
         c.refuse(CROSSSLOT if c.queue is None else CROSSSLOT_IN_MULTI)
+    return True
 
 
 cdef void refuse_in_transaction(Client c, Command* command):

@@ -156,9 +156,9 @@ def kind_of(name: str, command: Json) -> tuple[str, str | None]:
         return "scan", None
     if name in overlay.TRANSACTION:
         return "transaction", None
+    if name in overlay.WATCH:
+        return "watch", None
     if named(overlay.LATER, name) or name.endswith("|help"):
-        return "later", None
-    if "blocking" in command["flags"] and name not in overlay.CHECKS:
         return "later", None
     if command["specs"] and "|" in name:
         return "keys", None
@@ -179,9 +179,11 @@ def routing_entry(name: str, command: Json) -> Json:
         entry["hint"] = hint
     if kind in ("keys", "split", "all", "scan"):
         entry["write"] = "readonly" not in command["flags"] and name not in overlay.READS
-    if kind in ("keys", "split"):
+    if kind in ("keys", "split", "watch"):
         keys = [spec for spec in map(key_spec, command["specs"]) if spec is not None]
         entry["keys"] = keys + overlay.EXTRA_KEYS.get(name, [])
+    if kind == "keys" and "blocking" in command["flags"]:
+        entry["blocks"] = True
     if name in overlay.CHECKS:
         entry["check"] = overlay.CHECKS[name]
     return entry

@@ -110,9 +110,11 @@ LATER = (
     "unsubscribe",
     "wait",
     "waitaof",
-    "watch",
 )
-"""Commands that a later version serves; a container name stands for all its subcommands. Blocking ones are added."""
+"""Commands that a later version serves; a container name stands for all its subcommands."""
+
+WATCH = ("watch",)
+"""Commands whose connection to the engine is one client's own until its transaction ends."""
 
 REFUSED = {
     "acl": "users are managed by the operator",
@@ -157,8 +159,6 @@ CHECKS = {
     "fcall_ro": "script_keys",
     "sort": "sort_patterns",
     "sort_ro": "sort_patterns",
-    "xread": "no_block",
-    "xreadgroup": "no_block",
 }
 """Commands that are served for some arguments only: the function of checks.py that looks at them."""
 

@@ -38,6 +38,7 @@ cdef class Partition:
         self.refused = Line()
         self.waiting = Line()
         self.commit = Commit(router, self, index)
+        self.privates = set()
 
     cdef bint parks(self):
         """Must a new command wait: behind others, or for what is in flight, a probe or at a former owner?"""
@@ -119,7 +120,11 @@ cdef class Partition:
         self.requests += 1
         r.order = self.requests
         if b is not None:
-            if not (self.router.sync and self.refuses(r)):
+            if self.router.sync and self.refuses(r):
+                return
+            if r.link:
+                self.send_alone(b, r, frame, n)
+            else:
                 b.add(r, frame, n)
             return
         if self.router.parked_bytes + self.router.queued_bytes + n > self.router.max_parked_bytes:
@@ -131,6 +136,70 @@ cdef class Partition:
         r.len = n
         self.park(r)
         self.waiting.push(r)
+
+    cdef void send_alone(self, Backend shared, Request r, const char* frame, Py_ssize_t n):
+        """Send a command on the private connection that its client has for it at the owner."""
+        cdef Client c = r.client
+        cdef Backend b
+        cdef bytes shorter
+        if c.links is None:
+            c.links = {}
+        b = c.links.get(r.link)
+        if b is not None and (b.closed or b.proto != r.proto or b.target is not self.owner or not (b.apart or b is shared)):
+            c.end_link(r.link)
+            b = None
+        if b is None:
+            if not r.fresh:
+                lose_sight(r)
+                return
+            b = self.make_private(r) if self.mine else shared
+            c.links[r.link] = b
+        if b.apart:
+            (<Private>b).watches = r.link & 1 == 0 and r.queued == 0
+        if r.until and r.parked_at:
+            shorter = with_time_left(PyBytes_FromStringAndSize(frame, n), r.until - seconds())
+            b.add(r, PyBytes_AS_STRING(shorter), PyBytes_GET_SIZE(shorter))
+        else:
+            b.add(r, frame, n)
+
+    cdef Private make_private(self, Request r):
+        cdef Private b = PrivateProtocol(self.router, self.engine, r.proto)
+        b.apart = True
+        b.only = r.client
+        b.link = r.link
+        self.privates.add(b)
+        self.controlled(self.engine)
+        self.router.connect(b)
+        return b
+
+    cdef Control controlled(self, Target target):
+        """The connection by which what waits in this engine is ended."""
+        cdef Control b = self.control
+        if b is not None and b.target is not target:
+            b.lose("the engine is another one")
+            b = None
+        if b is None:
+            b = self.control = ControlProtocol(self.router, target, 2)
+            b.apart = b.control = True
+            self.router.connect(b)
+        return b
+
+    cdef void end_privates(self, bint patient):
+        """The engine may soon be no primary: what waits there goes elsewhere, and what is watched is lost sight of."""
+        cdef Private b
+        for b in list(self.privates):
+            b.end(patient)
+
+    cdef bint look_at_privates(self, double now):
+        """Close those that are idle; whether something is being ended, so that the next look should come soon."""
+        cdef Private b
+        cdef bint busy = False
+        for b in list(self.privates):
+            busy = b.look_after(now) or busy
+        if self.control is not None:
+            if not self.privates or (not self.control.is_ready and now - self.control.heard > CONNECT_TIMEOUT_S):
+                self.control.lose("it is not used")
+        return busy
 
     cdef void park(self, Request r):
         """Count a command as parked; the caller puts it into its line."""
@@ -166,7 +235,9 @@ cdef class Partition:
     cdef void confirm_when_idle(self):
         """Tell the agent that the generation is taken over once nothing is in flight at the engine."""
         # What is in flight may be at an engine that the routes name no more.
-        if self.confirm_due and (self.inflight == 0 or self.carrier.partition < 0) and self.commit.count == 0:
+        if not self.confirm_due or self.privately > 0 or self.commit.count > 0:
+            return
+        if self.inflight == 0 or self.carrier.partition < 0:
             self.confirm_due = False
             self.cut_at = 0
             if self.router.confirm is not None:
@@ -208,6 +279,7 @@ cdef class Partition:
         self.cut_at = 0 if patient else seconds() + GATE_DRAIN_S
         if self.engine is not None:
             self.engine.flush_all()
+        self.end_privates(patient)
         self.confirm_when_idle()
         self.router.hurry()
 
@@ -239,7 +311,10 @@ cdef class Partition:
             self.unpark(r)
             if self.router.sync and self.refuses(r):
                 continue
-            b.add(r, PyBytes_AS_STRING(r.chunk) + r.at, r.len)
+            if r.link:
+                self.send_alone(b, r, PyBytes_AS_STRING(r.chunk) + r.at, r.len)
+            else:
+                b.add(r, PyBytes_AS_STRING(r.chunk) + r.at, r.len)
             if self.probing:
                 return
 

@@ -101,6 +101,7 @@ cdef class Router:
         if p.engine is not None:
             self.retired.append(p.engine)
             p.engine = None
+            p.end_privates(False)
             p.commit.reset("the copy was taken away")
         if path is not None:
             p.engine = Target(self, f"the engine of partition {p.index}", path, partition=p.index)
@@ -115,6 +116,7 @@ cdef class Router:
             owner = self.peers.get(uid)
         if owner is not p.owner:
             p.owner = owner
+            p.end_privates(False)
             p.probing = False
             p.hold_until = p.hold_s = 0
         p.release()
@@ -214,6 +216,11 @@ cdef class Router:
         """A reply for a request: to its client, or into the command it is a part of."""
         cdef Split split = r.split
         cdef bytes data
+        if r.ticket:
+            r.client.tell(r, PyBytes_FromStringAndSize(p, n))
+            return
+        if r.link and r.fresh and not r.blocks and p[0] == c"-":
+            r.client.forget_watch()
         if split is None:
             r.client.deliver(r, p, n)
             return
@@ -235,14 +242,13 @@ cdef class Router:
         host, port = (<Target>p.owner).address
         return b"-MOVED %d %s:%d\r\n" % (slot, host.encode(), port)
 
-    cdef void give_up_sent(self, list lost, Line behind, str reason):
+    cdef void give_up_sent(self, Backend b, list lost, Line behind, str reason):
         """These were sent, in this order, and their replies will not come or may not be told; `behind` follow them.
 
         A read is sent again unless a write of its client stood behind it: that may have been executed. Everything else
         is answered as indeterminate.
         """
         cdef Request r
-        cdef Partition p
         cdef list again = []
         written = set()
         r = behind.head if behind is not None else None
@@ -256,16 +262,12 @@ cdef class Router:
             again.append(not r.write and (r.client.id, r.partition) not in written)
         again.reverse()
         for r, safe in zip(lost, again):
-            p = <Partition>self.lines[r.partition]
-            p.inflight -= 1
+            b.left(<Partition>self.lines[r.partition])
             if r.client.closed:
                 continue
-            if safe and r.client.peer:
-                r.client.gate(r.partition)
-                self.fail(r, b"-CCGATE %d\r\n" % r.partition)
-            elif safe:
-                self.counters.retried += 1
-                p.send_again(r)
+            if safe:
+                self.counters.retried += not r.client.peer
+                b.give_back(r)
             else:
                 self.counters.indeterminate += 1
                 self.fail(r, lost_error(r.partition, reason))
@@ -314,7 +316,7 @@ cdef class Router:
             self.look_after(now)
         finally:
             for p in self.lines:
-                busy = busy or p.confirm_due
+                busy = p.look_at_privates(now) or busy or p.confirm_due
             wait = TICK_BUSY_S if busy else TICK_IDLE_S
             self.tick_due = seconds() + wait
             self.tick_timer = self.loop.call_later(wait, self.tick)
@@ -360,7 +362,7 @@ cdef class Router:
             if silent > CONNECT_TIMEOUT_S:
                 b.lose("it did not answer our greeting in time")
             return
-        if b.sent.head is None and not b.held:
+        if b.idle():
             return
         if b.target.partition >= 0:
             p = <Partition>self.lines[b.target.partition]
@@ -368,12 +370,14 @@ cdef class Router:
                 b.lose("the gate was shut and the engine did not answer")
             elif silent > self.park_timeout and not p.may_serve():
                 b.lose("the engine did not answer and the gate is not open")
-        elif silent > self.park_timeout + (0 if b.sent.head is not None else self.ack_timeout) or (
-            silent > PEER_SILENCE_S and self.has_lost_partition(b, silent)
+        elif (b.sent.head is not None or b.held) and silent > self.park_timeout + (
+            0 if b.sent.head is not None else self.ack_timeout
         ):
             b.lose("it was silent")
+        elif silent > PEER_SILENCE_S and self.has_lost_partition(b, silent, now):
+            b.lose("it was silent")
 
-    cdef bint has_lost_partition(self, Backend b, double silent):
+    cdef bint has_lost_partition(self, Backend b, double silent, double now):
         """Does a partition that has moved away from this peer wait for what is in flight, or held, there?
 
         A command of a partition that is the peer's may take some time; the replies behind it come in their turn.
@@ -390,6 +394,15 @@ cdef class Router:
             for r in b.held.values():
                 if (<Partition>self.lines[r.partition]).owner is not b.target:
                     return True
+        if b.away:
+            # Nobody had to say anything while these wait in the engine: the peer has this long from the move on.
+            for r in b.away.values():
+                if (<Partition>self.lines[r.partition]).owner is b.target:
+                    r.held_at = 0
+                elif r.held_at == 0:
+                    r.held_at = now
+                elif now - r.held_at > PEER_SILENCE_S:
+                    return True
         return False
 
     # -- the end
@@ -397,17 +410,21 @@ cdef class Router:
     def stop_serving(self):
         """Hand nothing more to an engine: from here on every gate is shut in this router."""
         cdef Partition p
+        cdef Client c
         self.stopping = True
+        for c in self.clients.values():
+            c.end_wait(b"TIMEOUT")
         for p in self.lines:
             if p.engine is not None:
                 p.engine.flush_all()
+            p.end_privates(False)
         self.settle_touched()
 
     def engines_idle(self):
         """Has every engine answered what it was given?"""
         cdef Partition p
         for p in self.lines:
-            if p.commit.count or (p.engine is not None and not p.engine.idle()):
+            if p.commit.count or p.privately or (p.engine is not None and not p.engine.idle()):
                 return False
         return True
 

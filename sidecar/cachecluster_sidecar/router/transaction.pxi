@@ -16,7 +16,7 @@ cdef bytes CROSSSLOT_IN_MULTI = (
 )
 cdef bytes QUEUED = b"+QUEUED\r\n"
 # Commands without keys that an engine answers in a transaction as the router does outside.
-cdef tuple ANYWHERE = (b"ping", b"echo", b"time")
+cdef tuple ANYWHERE = (b"ping", b"echo", b"time", b"unwatch")
 
 
 @cython.final
@@ -57,26 +57,37 @@ cdef class Queue:
         return b"*1\r\n$5\r\nMULTI\r\n" + b"".join(self.frames) + b"*1\r\n$4\r\nEXEC\r\n"
 
 
-cdef void serve_transaction(Client c, Command* command):
-    """MULTI begins a queue, EXEC sends it, DISCARD forgets it."""
+cdef bint serve_transaction(Client c, Command* command):
+    """MULTI begins a queue, EXEC sends it, DISCARD forgets it. False: not before everything outstanding is answered."""
     cdef Queue queue = c.queue
     cdef bytes body
     if command.name_len == 5:
         if queue is not None:
             c.refuse(NESTED_MULTI)
-            return
+            return True
         c.queue = Queue.__new__(Queue)
+        if c.watching:
+            c.queue.slot = c.watched
         c.reply(OK)
-        return
+        return True
+    if command.name_len == 4 and queue is not None and c.watching and c.head is not None:
+        return False
     c.queue = None
     if command.name_len == 7:
         if queue is not None:
             queue.forget(c.router)
+            c.forget_watch()
         c.reply(OK if queue is not None else DISCARD_WITHOUT_MULTI)
     elif queue is None:
         c.reply(EXEC_WITHOUT_MULTI)
     elif queue.broken:
+        c.forget_watch()
         c.reply(EXECABORT)
+    elif c.watching:
+        body = queue.body()
+        replies = len(queue.frames) + 1
+        queue.forget(c.router)
+        execute_watched(c, queue.write, body, replies)
     elif not queue.frames:
         c.reply(b"*0\r\n")
     else:
@@ -91,24 +102,36 @@ cdef void serve_transaction(Client c, Command* command):
             PyBytes_GET_SIZE(body),
             replies,
         )
+    return True
+
+
+cdef bint is_number(bytes digits, Py_ssize_t most):
+    return digits.isdigit() and len(digits) <= most
+
+
+cdef bint is_slot(bytes digits):
+    return is_number(digits, 5) and int(digits) < 16384
 
 
 cdef void serve_keyless(Client c, list arguments):
     """What a peer sends for the partition of a slot: a transaction, or a command without keys."""
     cdef bytes slot = arguments[2], replies = arguments[4], body = arguments[5]
-    if not (slot.isdigit() and len(slot) <= 5 and int(slot) < 16384 and replies.isdigit() and len(replies) <= 9):
+    if not (is_slot(slot) and is_number(replies, 9)):
         c.refuse(b"-ERR CACHECLUSTER AT takes a slot, w or r, how many replies to skip, and what is to be executed\r\n")
         c.closing = True
         return
     forward(c, int(slot), arguments[3] == b"w", PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), int(replies))
 
 
-cdef bytes keyless_head(Request r, Py_ssize_t n):
+cdef bytes head_for_peer(Request r, Py_ssize_t n):
     """What comes before the piece, of n bytes, in a request to a peer; a line end comes after it."""
-    slot, replies = b"%d" % r.slot, b"%d" % r.queued
-    return b"*6\r\n$12\r\nCACHECLUSTER\r\n$2\r\nAT\r\n$%d\r\n%s\r\n$1\r\n%s\r\n$%d\r\n%s\r\n$%d\r\n" % (
-        len(slot), slot, b"w" if r.write else b"r", len(replies), replies, n
-    )
+    cdef list words = [b"CACHECLUSTER"]
+    if r.link:
+        words += [b"ON", b"%d" % r.link, b"new" if r.fresh else b"old"]
+    else:
+        words.append(b"AT")
+    words += [b"%d" % r.slot, b"w" if r.write else b"r", b"%d" % r.queued]
+    return b"*%d\r\n" % (len(words) + 1) + b"".join([b"$%d\r\n%s\r\n" % (len(it), it) for it in words]) + b"$%d\r\n" % n
 
 
 cdef bint skip_reply(Request r, const char* frame, Py_ssize_t n):

@@ -34,15 +34,17 @@ HOW = {
     "all": "all partitions",
     "scan": "all partitions",
     "transaction": "transaction",
+    "watch": "transaction",
     "local": "router",
     "later": "not yet",
     "refused": "refused",
 }
 NOTES = {
-    "no_block": "without BLOCK",
     "script_keys": "with at least one key, which tells the partition",
     "sort_patterns": "without BY and GET patterns of other keys",
 }
+BLOCKS_NOTE = "waits on a connection of its own, and when the primary moves at the new one, for the time that is left"
+WATCH_NOTE = "all keys in one slot; when the primary changes before EXEC, EXEC executes nothing"
 SCAN_NOTE = "one partition after the other; another process' keys are told again"
 
 
@@ -55,9 +57,15 @@ def commands() -> str:
 
 def _row(entry: Entry) -> str:
     engines = load_doc(entry["name"])["engines"]
-    note = entry.get("hint") or NOTES.get(entry.get("check", ""), SCAN_NOTE if entry["kind"] == "scan" else "")
+    note = entry.get("hint") or NOTES.get(entry.get("check", "")) or _note(entry)
     name = entry["name"].upper().replace("|", " ")
     return f"| {name} | {'' if len(engines) > 1 else engines[0]} | {HOW[entry['kind']]} | {note} |"
+
+
+def _note(entry: Entry) -> str:
+    if entry.get("blocks"):
+        return BLOCKS_NOTE
+    return {"scan": SCAN_NOTE, "watch": WATCH_NOTE}.get(entry["kind"], "")
 
 
 def main(arguments: list[str]) -> int:

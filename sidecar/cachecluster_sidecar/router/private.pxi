@@ -1,0 +1,274 @@
+# Private connections: for commands that wait in an engine, where nothing may stand behind them, and for WATCH, which an
+# engine keeps with the connection. A client has at most one of each kind, numbered 2 * id (WATCH) and 2 * id + 1, and is
+# not parsed while a command is under way on one, so that its order is kept.
+#
+# For a partition of another pod that pod's router makes the connection to the engine:
+#     CACHECLUSTER ON <number> <new|old> <slot> <w|r> <replies to skip> <the piece>
+#     CACHECLUSTER OFF <number>
+#     CACHECLUSTER UNBLOCK <number> TIMEOUT|ERROR
+# The reply to ON is a ticket, -CCHELD, as for replies that wait for acknowledgements; what comes later is the engine's
+# reply, or -CCAGAIN (it was not executed and is to be sent again) or -CCGONE (`old`, and there is no such connection).
+#
+# When the gate is shut, what waits in the engine is ended by CLIENT UNBLOCK and sent again, with the time that is left,
+# to whoever serves then: its reply, in the order of its connection, says whether it was executed. What was watched is
+# lost sight of, and EXEC executes nothing.
+
+cdef bytes NOT_EXECUTED = b"-CCAGAIN\r\n"
+cdef bytes LINK_GONE = b"-CCGONE\r\n"
+cdef bytes WATCH_IN_MULTI = b"-ERR WATCH inside MULTI is not allowed\r\n"
+cdef bytes CROSSSLOT_IN_WATCH = (
+    b"-CROSSSLOT Keys in request don't hash to the same slot: all keys that are watched must; give them the same"
+    b" {hash tag}\r\n"
+)
+cdef tuple NULL_ARRAYS = (b"*-1\r\n", b"_\r\n")
+PRIVATE_IDLE_S = 10.0
+"""How long a private connection is kept without use."""
+LEAVING_WAIT_S = 0.01
+"""How long a command of a client that is to leave may still wait in an engine."""
+
+
+cdef class Control(Backend):
+    """To an engine, for CLIENT UNBLOCK."""
+
+    cdef void greeted(self, bytes reply):
+        self.flush()
+
+    cdef void ended(self, str reason):
+        cdef Partition p = <Partition>self.router.lines[self.target.partition]
+        if p.control is self:
+            p.control = None
+
+
+cdef class Private(Backend):
+    """A connection of one client to an engine."""
+
+    cdef void went(self, Partition p):
+        p.privately += 1
+
+    cdef void left(self, Partition p):
+        p.privately -= 1
+
+    cdef void greeted(self, bytes reply):
+        self.engine_id = reply.partition(b"\r\nid\r\n:")[2].partition(b"\r")[0]
+        self.flush()
+
+    cdef void ended(self, str reason):
+        """Forget it; a command for which it could not even be made was not executed."""
+        cdef Partition p = <Partition>self.router.lines[self.target.partition]
+        cdef Request r
+        p.privates.discard(self)
+        if self.only.links is not None and self.only.links.get(self.link) is self:
+            del self.only.links[self.link]
+        if self.is_ready or self.ending or self.only.closed:
+            return
+        r = self.unsent.pop()
+        while r is not None:
+            self.left(p)
+            self.router.counters.tryagain += 1
+            self.router.fail(r, no_private_error(p.index, reason))
+            r = self.unsent.pop()
+        p.confirm_when_idle()
+
+    cdef bint sends_back(self, const char* frame, Py_ssize_t n):
+        """Does the engine say that the command waited in vain, without its client having asked for that?"""
+        return not self.asked_for and n > 11 and memcmp(frame, b"-UNBLOCKED ", 11) == 0
+
+    cdef void answered(self):
+        """A reply has come."""
+        if self.sent.head is None and not self.closed:
+            self.unblocking = None
+            self.asked_for = False
+            if self.ending:
+                self.lose("it is needed no more")
+
+    cdef void unblock(self, bytes how, bint asked_for):
+        """End what waits in the engine; said again and again, for it may not have come there yet."""
+        if not self.is_ready or self.sent.head is None:
+            return
+        self.unblocking = how
+        self.asked_for = asked_for
+        self.look_after(seconds())
+        self.router.hurry()
+
+    cdef void end(self, bint patient):
+        """Close it as soon as the engine has told what became of the command in flight; what was not sent is given back."""
+        if self.ending:
+            return
+        self.ending = True
+        if not self.is_ready or self.sent.head is None:
+            self.lose("the gate was shut")
+            return
+        self.cut_at = 0 if patient else seconds() + GATE_DRAIN_S
+        if self.unblocking is None:
+            self.unblock(b"ERROR", False)
+
+    cdef bint look_after(self, double now):
+        """Whether the next look should come soon."""
+        cdef Partition p = <Partition>self.router.lines[self.target.partition]
+        cdef Control control
+        if not self.is_ready:
+            if now - self.heard > CONNECT_TIMEOUT_S:
+                self.lose("it did not answer our greeting in time")
+        elif self.sent.head is None and self.unsent.head is None:
+            if not self.watches and now - self.heard > PRIVATE_IDLE_S:
+                self.lose("it is not used")
+        elif 0 < self.cut_at < now:
+            self.lose("the gate was shut and the engine did not answer")
+        elif self.unblocking is not None:
+            control = p.controlled(self.target)
+            if self.engine_id and control.out.len == 0:
+                control.say([b"CLIENT", b"UNBLOCK", self.engine_id, self.unblocking])
+            return True
+        elif now - self.heard > self.router.park_timeout and not p.may_serve():
+            self.end(False)
+        return False
+
+
+def no_private_error(int partition, str reason):
+    """The reply to a command that needs a connection of its own, when none can be made."""
+    return (
+        f"-TRYAGAIN partition {partition}: no connection to its engine could be made for this command ({reason}); it was "
+        "not executed, send it again\r\n"
+    ).encode()
+
+
+class ControlProtocol(Control, asyncio.BufferedProtocol):
+    """A connection for control as asyncio wants it."""
+
+    __slots__ = ()
+
+
+class PrivateProtocol(Private, asyncio.BufferedProtocol):
+    """A private connection as asyncio wants it."""
+
+    __slots__ = ()
+
+
+cdef void lose_sight(Request r):
+    """The private connection of this command is there no more: what was watched may have changed since."""
+    cdef Client c = r.client
+    cdef bytes reply
+    if c.peer:
+        c.tell(r, LINK_GONE)
+        return
+    if r.queued:
+        reply = NULL_ARRAYS[r.proto - 2]
+    else:
+        c.spoiled = True
+        reply = OK
+    c.router.fail(r, reply)
+
+
+cdef bint take_link_word(Request r, const char* frame, Py_ssize_t n):
+    """A peer's word in place of a reply: it was not executed, or its private connection is gone. False: it is a reply."""
+    cdef bytes reply = PyBytes_FromStringAndSize(frame, min(n, 16))
+    cdef Partition p = <Partition>r.client.router.lines[r.partition]
+    if reply != NOT_EXECUTED and reply != LINK_GONE:
+        return False
+    if r.client.closed:
+        return True
+    if reply == LINK_GONE:
+        lose_sight(r)
+    else:
+        p.router.counters.retried += 1
+        p.send_again(r)
+        p.release()
+    return True
+
+
+cdef bytes with_time_left(bytes frame, double left_s):
+    """A command that may wait, with the time that it still may."""
+    cdef Py_ssize_t argc = int(frame[1 : frame.index(b"\r")])
+    return encode_request(blocking.with_limit(all_arguments(PyBytes_AS_STRING(frame), argc), left_s))
+
+
+cdef void serve_link(Client c, list arguments):
+    """ON: what a peer sends for a private connection of one of its clients."""
+    cdef bytes number = arguments[2], slot = arguments[4], replies = arguments[6], piece = arguments[7]
+    cdef Partition p
+    cdef Request r
+    if not (is_number(number, 19) and is_slot(slot) and is_number(replies, 9) and int(number) > 0):
+        c.refuse(b"-ERR CACHECLUSTER ON takes a number, new or old, a slot, w or r, how many replies to skip, and a piece\r\n")
+        c.closing = True
+        return
+    p = admitted(c, int(slot))
+    if p is None:
+        return
+    r = expect(c, p, int(slot), arguments[5] == b"w")
+    r.queued = int(replies)
+    r.link = int(number)
+    r.fresh = arguments[3] == b"new"
+    c.give_ticket(r)
+    p.submit(r, PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece))
+
+
+cdef bint serve_alone(Client c, int slot, bint write, const char* frame, Py_ssize_t n, list arguments):
+    """A command that may wait in the engine. False: not before everything outstanding is answered."""
+    cdef Partition p
+    cdef Request r
+    cdef bytes hurried
+    if c.queue is None and c.head is not None:
+        return False
+    p = admitted(c, slot)
+    if p is None:
+        return True
+    if c.queue is not None:
+        c.queue.take(c, slot, write, frame, n)
+        return True
+    r = expect(c, p, slot, write)
+    r.link = 2 * c.id + 1
+    r.fresh = r.blocks = True
+    limit = blocking.limit_s(arguments)
+    if c.leaving:
+        limit = LEAVING_WAIT_S
+        hurried = encode_request(blocking.with_limit(arguments, limit))
+        frame, n = PyBytes_AS_STRING(hurried), PyBytes_GET_SIZE(hurried)
+    if limit > 0:
+        r.until = seconds() + limit
+    p.submit(r, frame, n)
+    c.barrier = True
+    return True
+
+
+cdef bint serve_watch(Client c, int slot, const char* frame, Py_ssize_t n):
+    """WATCH of keys in one slot. False: not before everything outstanding is answered."""
+    cdef Partition p
+    cdef Request r
+    if c.queue is not None:
+        c.refuse(WATCH_IN_MULTI)
+        return True
+    if c.head is not None:
+        return False
+    if c.watching and slot != c.watched:
+        c.router.counters.crossslot += 1
+        c.refuse(CROSSSLOT_IN_WATCH)
+        return True
+    p = admitted(c, slot)
+    if p is None:
+        return True
+    r = expect(c, p, slot, False)
+    r.link = 2 * c.id
+    r.fresh = not c.watching
+    c.watching = True
+    c.watched = slot
+    p.submit(r, frame, n)
+    c.barrier = True
+    return True
+
+
+cdef void execute_watched(Client c, bint write, bytes body, int replies):
+    """EXEC of a client that watches: on the connection that does, if it is still there."""
+    cdef Router router = c.router
+    cdef Partition p = <Partition>router.lines[c.watched >> router.shift]
+    cdef Request r
+    if c.spoiled or (c.cluster and not p.mine):
+        c.forget_watch()
+        c.reply(NULL_ARRAYS[c.proto - 2])
+        return
+    c.watching = False
+    r = expect(c, p, c.watched, write)
+    r.keyless = True
+    r.queued = replies
+    r.link = 2 * c.id
+    p.submit(r, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
+    c.barrier = True
