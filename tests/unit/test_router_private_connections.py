@@ -6,7 +6,7 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,58 @@ async def test_what_waits_goes_on_at_the_new_primary_with_the_time_that_is_left(
                 assert b"1-1" in await reader.frame()
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_crowd_that_waits_moves_without_an_error(tmp_path: Path, engine: str) -> None:
+    async with running_cluster(tmp_path, engine=engine) as cluster, AsyncExitStack() as stack:
+        keys, crowd = cluster.keys(1, 150), []
+        for number, key in enumerate(keys):
+            client = await stack.enter_async_context(conversation(cluster.pods[number % 2].front))
+            client.send(("BLPOP", key, "0"))
+            crowd.append(client)
+        await waiting(cluster.pods[1], 1, len(keys))
+        for turn, pod in enumerate((0, 1)):
+            await move(cluster, 1, pod, epoch=turn + 2)
+            await waiting(cluster.pods[pod], 1, len(keys))
+        async with conversation(cluster.pods[0].front) as pusher:
+            for key in keys:
+                await pusher.ask("LPUSH", key, "x")
+        assert [await client.frame() for client in crowd] == [popped(key) for key in keys]
+
+
+@pytest.mark.parametrize("partition", [0, 1])
+async def test_a_move_long_after_the_one_before_gives_no_error_either(tmp_path: Path, partition: int) -> None:
+    async with running_cluster(tmp_path, parkTimeoutMs=400) as cluster:
+        key = cluster.keys(partition)[0]
+        async with conversation(cluster.pods[0].front) as client:
+            client.send(("BLPOP", key, "0"))
+            await waiting(cluster.pod_of(partition), partition)
+            for turn in range(3):
+                await move(cluster, partition, (partition + turn + 1) % 2, epoch=turn + 2)
+                await waiting(cluster.pod_of(partition), partition)
+                with pytest.raises(TimeoutError):
+                    await client.frame(timeout_s=0.5)
+            async with conversation(cluster.pods[0].front) as pusher:
+                await pusher.ask("LPUSH", key, "x")
+            assert await client.frame() == popped(key)
+
+
+async def test_a_shut_gate_is_not_asked_again_and_again_for_those_that_wait(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path) as cluster:
+        pod, keys = cluster.pods[1], cluster.keys(1, 20)
+        async with AsyncExitStack() as stack:
+            crowd = [await stack.enter_async_context(conversation(cluster.pods[0].front)) for _ in keys]
+            for client, key in zip(crowd, keys, strict=True):
+                client.send(("BLPOP", key, "0"))
+            await waiting(pod, 1, len(keys))
+            before = (await pod.metrics())["errors"]["gated"]
+            await pod.agent.confirmed(1, pod.agent.set_gate(1, epoch=0))
+            with pytest.raises(TimeoutError):
+                await crowd[0].frame(timeout_s=0.5)
+            assert (await pod.metrics())["errors"]["gated"] - before < 200
+            pod.agent.set_gate(1, epoch=2)
+            await waiting(pod, 1, len(keys))
+
+
 async def test_elements_pushed_through_moves_are_popped_once_in_order_without_an_error(tmp_path: Path) -> None:
     """The list moves empty: whatever was pushed has been popped, or is pushed at the new primary."""
     async with running_cluster(tmp_path, pods=3) as cluster:
@@ -147,6 +199,34 @@ async def test_a_client_that_goes_takes_nothing_with_it(tmp_path: Path) -> None:
             async with conversation(cluster.pods[0].front) as other:
                 assert await other.ask("LPUSH", key, "x") == b":1\r\n"
                 assert await other.ask("LLEN", key) == b":1\r\n"
+
+
+@pytest.mark.parametrize("partition", [0, 1])
+async def test_a_client_that_goes_is_noticed_also_when_its_command_came_behind_another(
+    tmp_path: Path, partition: int
+) -> None:
+    async with running_cluster(tmp_path) as cluster, conversation(cluster.pods[0].front) as client:
+        (key,), other = cluster.keys(partition), cluster.keys(1 - partition)[0]
+        client.send(("SET", other, "1"), ("GET", other), ("BLPOP", key, "0"))
+        await waiting(cluster.pod_of(partition), partition)
+        client.writer.close()
+        await waiting(cluster.pod_of(partition), partition, 0)
+
+
+@pytest.mark.parametrize("partition", [0, 1])
+async def test_a_wait_is_ended_also_in_the_moment_in_which_it_begins(tmp_path: Path, partition: int) -> None:
+    async with running_cluster(tmp_path) as cluster, conversation(cluster.pods[0].front) as client:
+        number = (await client.ask("CLIENT", "ID"))[1:-2].decode()
+        async with conversation(cluster.pods[0].front) as other:
+            for key in cluster.keys(partition, 30):
+                client.send(("BLPOP", key, "0"))
+                while await other.ask("CLIENT", "UNBLOCK", number) == b":0\r\n":
+                    pass
+                assert await client.frame() == b"*-1\r\n"
+            client.send(("BRPOPLPUSH", key, key, "0"))
+            while await other.ask("CLIENT", "UNBLOCK", number) == b":0\r\n":
+                pass
+            assert await client.frame() == b"*-1\r\n"
 
 
 @pytest.mark.parametrize("partition", [0, 1])

@@ -321,6 +321,8 @@ cdef class Backend:
         if late:
             self.router.give_up_sent(self, late, self.sent, "the pod's authority ended")
             self.evict(<Partition>self.router.lines[self.target.partition])
+            if self.apart and not self.control:
+                (<Private>self).end(False)
 
     cdef void take_reply(self, Request r, const char* frame, Py_ssize_t n, list late):
         cdef Partition p
@@ -341,7 +343,7 @@ cdef class Backend:
         if frame[0] == c"-" and n > 8 and memcmp(frame, b"-CC", 3) == 0 and self.take_word(r, p, frame, n):
             pass
         elif alone and (<Private>self).sends_back(frame, n):
-            self.give_back(r)
+            (<Private>self).take_unblocked(r)
         elif self.router.sync and self.target.partition >= 0 and p.commit.holds(r):
             p.taken()
             p.commit.hold(r, frame, n)
@@ -356,7 +358,7 @@ cdef class Backend:
     cdef bint take_word(self, Request r, Partition p, const char* frame, Py_ssize_t n):
         """An error that is a word between routers: a peer's refusal, or its word that the reply will come later."""
         cdef bint refusal = memcmp(frame, b"-CCGATE ", 8) == 0
-        if r.link and self.target.partition < 0 and take_link_word(r, frame, n):
+        if r.link and self.target.partition < 0 and take_link_word(r, self.target, frame, n):
             return True
         if not refusal and memcmp(frame, b"-CCHELD ", 8) != 0:
             return False
@@ -370,6 +372,9 @@ cdef class Backend:
             if r.link:
                 if self.away is None:
                     self.away = {}
+                if PyBytes_GET_SIZE(r.chunk) > 2 * r.len + 4096:
+                    r.chunk = r.frame()
+                    r.at = 0
                 self.away[strtoll(frame + 8, NULL, 10)] = r
             else:
                 if self.held is None:
@@ -391,7 +396,7 @@ cdef class Backend:
             r = self.held.pop(ticket, None)
         if r is None and self.away:
             r = self.away.pop(ticket, None)
-            if r is not None and frame[at] == c"-" and take_link_word(r, frame + at, n - at):
+            if r is not None and frame[at] == c"-" and take_link_word(r, self.target, frame + at, n - at):
                 return
         if r is not None:
             self.router.deliver(r, frame + at, n - at)

@@ -111,7 +111,7 @@ cdef class Client:
         if how == b"TIMEOUT":
             r.until = seconds()
         if b is None:
-            return True
+            return how == b"TIMEOUT"
         if b.apart:
             (<Private>b).unblock(how, True)
         else:
@@ -134,7 +134,7 @@ cdef class Client:
         if b is None or b.closed:
             return
         if b.apart:
-            b.lose("its client needs it no more")
+            (<Private>b).end(False)
         else:
             b.say([b"CACHECLUSTER", b"OFF", b"%d" % number])
 
@@ -209,7 +209,7 @@ cdef class Client:
                 log.warning("client %d sent a request of more than %d bytes: disconnected", self.id, MAX_REQUEST_BYTES)
                 self.closing = True
                 self.transport.abort()
-        if self.rest.len > C_OUTPUT_PAUSE and self.waits_in_engine():
+        if self.blocked and self.rest.len > C_OUTPUT_PAUSE:
             self.transport.pause_reading()
         if self.leaving:
             self.touch()
@@ -449,7 +449,7 @@ cdef class Client:
         self.take_rest()
         if self.closing:
             self.touch()
-        if not self.blocked and not self.transport.is_closing():
+        if (not self.blocked or self.waits_in_engine()) and not self.transport.is_closing():
             self.transport.resume_reading()
 
 

@@ -162,10 +162,14 @@ cdef class Private(Backend):
     cdef bint watches            # a WATCH was sent, and no EXEC since
     cdef bytes unblocking        # how what waits in the engine is being ended, TIMEOUT or ERROR; None: it is not
     cdef bint asked_for          # by the client
+    cdef double said_at          # when that was last asked
+    cdef double pause            # until it is asked again
     cdef bint ending             # to be closed when nothing is in flight
     cdef double cut_at           # and when that is given up; 0: never
 
     cdef bint sends_back(self, const char* frame, Py_ssize_t n)
+    cdef void take_unblocked(self, Request r)
+    cdef void say_unblock(self, Control control, double now)
     cdef void answered(self)
     cdef void unblock(self, bytes how, bint asked_for)
     cdef void end(self, bint patient)
@@ -196,6 +200,7 @@ cdef class Partition:
     cdef Commit commit           # replies that wait for acknowledgements
     cdef set privates            # private connections to the engine
     cdef Py_ssize_t privately    # commands in flight on them
+    cdef bint unblocking         # some of those that wait there are being ended
     cdef Control control         # by which what waits in the engine is ended; None until used
 
     cdef bint parks(self)
@@ -209,7 +214,7 @@ cdef class Partition:
     cdef Private make_private(self, Request r)
     cdef Control controlled(self, Target target)
     cdef void end_privates(self, bint patient)
-    cdef bint look_at_privates(self, double now)
+    cdef void look_at_privates(self, double now)
     cdef void park(self, Request r)
     cdef void left_flight(self)
     cdef void release(self)

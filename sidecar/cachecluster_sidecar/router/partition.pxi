@@ -152,6 +152,10 @@ cdef class Partition:
             if not r.fresh:
                 lose_sight(r)
                 return
+            if self.mine and len(self.privates) >= MAX_PRIVATE:
+                self.router.counters.tryagain += 1
+                self.router.fail(r, no_private_error(self.index, f"it has {MAX_PRIVATE}, the most there may be"))
+                return
             b = self.make_private(r) if self.mine else shared
             c.links[r.link] = b
         if b.apart:
@@ -163,12 +167,12 @@ cdef class Partition:
             b.add(r, frame, n)
 
     cdef Private make_private(self, Request r):
-        cdef Private b = PrivateProtocol(self.router, self.engine, r.proto)
+        cdef Private b = PrivateProtocol(self.router, self.owner, r.proto)
         b.apart = True
         b.only = r.client
         b.link = r.link
         self.privates.add(b)
-        self.controlled(self.engine)
+        self.controlled(self.owner)
         self.router.connect(b)
         return b
 
@@ -190,16 +194,15 @@ cdef class Partition:
         for b in list(self.privates):
             b.end(patient)
 
-    cdef bint look_at_privates(self, double now):
-        """Close those that are idle; whether something is being ended, so that the next look should come soon."""
+    cdef void look_at_privates(self, double now):
+        """Close those that are idle, and go on to end what is to be ended."""
         cdef Private b
-        cdef bint busy = False
+        self.unblocking = False
         for b in list(self.privates):
-            busy = b.look_after(now) or busy
+            self.unblocking = b.look_after(now) or self.unblocking
         if self.control is not None:
             if not self.privates or (not self.control.is_ready and now - self.control.heard > CONNECT_TIMEOUT_S):
                 self.control.lose("it is not used")
-        return busy
 
     cdef void park(self, Request r):
         """Count a command as parked; the caller puts it into its line."""
@@ -324,10 +327,16 @@ cdef class Partition:
         cdef Line line
         for line in (self.refused, self.waiting):
             while line.head is not None and (
-                line.head.client.closed or now - line.head.parked_at > self.router.park_timeout
+                line.head.client.closed
+                or now - line.head.parked_at > self.router.park_timeout
+                or 0 < line.head.until < now
             ):
                 r = line.pop()
                 self.unpark(r)
-                if not r.client.closed:
+                if r.client.closed:
+                    continue
+                if 0 < r.until < now:
+                    self.router.fail(r, null_of(r))
+                else:
                     self.router.counters.tryagain += 1
                     self.router.fail(r, timeout_error(self.index, now - r.parked_at))

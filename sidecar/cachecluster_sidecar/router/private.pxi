@@ -21,6 +21,8 @@ cdef bytes CROSSSLOT_IN_WATCH = (
     b" {hash tag}\r\n"
 )
 cdef tuple NULL_ARRAYS = (b"*-1\r\n", b"_\r\n")
+MAX_PRIVATE = 4096
+"""Private connections to one engine, so that it has room for those of replicas and of the agent."""
 PRIVATE_IDLE_S = 10.0
 """How long a private connection is kept without use."""
 LEAVING_WAIT_S = 0.01
@@ -70,29 +72,41 @@ cdef class Private(Backend):
         p.confirm_when_idle()
 
     cdef bint sends_back(self, const char* frame, Py_ssize_t n):
-        """Does the engine say that the command waited in vain, without its client having asked for that?"""
-        return not self.asked_for and n > 11 and memcmp(frame, b"-UNBLOCKED ", 11) == 0
+        """Does the engine say that the command waited in vain, without its client having asked to be told so?"""
+        if self.asked_for and self.unblocking == b"ERROR":
+            return False
+        return n > 11 and memcmp(frame, b"-UNBLOCKED ", 11) == 0
+
+    cdef void take_unblocked(self, Request r):
+        """The command was not executed: it is sent again, unless its time is to be over."""
+        cdef bytes reply
+        if self.asked_for:
+            reply = null_of(r)
+            self.router.deliver(r, PyBytes_AS_STRING(reply), PyBytes_GET_SIZE(reply))
+        else:
+            r.parked_at = 0
+            self.give_back(r)
 
     cdef void answered(self):
-        """A reply has come."""
-        if self.sent.head is None and not self.closed:
-            self.unblocking = None
-            self.asked_for = False
-            if self.ending:
-                self.lose("it is needed no more")
+        """A reply has come. A word to end its command may still be on its way, and must not meet another one."""
+        if self.sent.head is None and not self.closed and (self.ending or self.unblocking is not None):
+            self.lose("it is needed no more")
 
     cdef void unblock(self, bytes how, bint asked_for):
         """End what waits in the engine; said again and again, for it may not have come there yet."""
-        if not self.is_ready or self.sent.head is None:
+        if self.unsent.head is None and (not self.is_ready or self.sent.head is None):
             return
         self.unblocking = how
         self.asked_for = asked_for
+        self.said_at = self.pause = 0
         self.look_after(seconds())
         self.router.hurry()
 
     cdef void end(self, bint patient):
         """Close it as soon as the engine has told what became of the command in flight; what was not sent is given back."""
         if self.ending:
+            if not patient and self.cut_at == 0:
+                self.cut_at = seconds() + GATE_DRAIN_S
             return
         self.ending = True
         if not self.is_ready or self.sent.head is None:
@@ -105,23 +119,31 @@ cdef class Private(Backend):
     cdef bint look_after(self, double now):
         """Whether the next look should come soon."""
         cdef Partition p = <Partition>self.router.lines[self.target.partition]
-        cdef Control control
         if not self.is_ready:
             if now - self.heard > CONNECT_TIMEOUT_S:
                 self.lose("it did not answer our greeting in time")
-        elif self.sent.head is None and self.unsent.head is None:
+            return self.unblocking is not None and not self.closed
+        if self.sent.head is None and self.unsent.head is None:
             if not self.watches and now - self.heard > PRIVATE_IDLE_S:
                 self.lose("it is not used")
         elif 0 < self.cut_at < now:
             self.lose("the gate was shut and the engine did not answer")
-        elif self.unblocking is not None:
-            control = p.controlled(self.target)
-            if self.engine_id and control.out.len == 0:
-                control.say([b"CLIENT", b"UNBLOCK", self.engine_id, self.unblocking])
-            return True
-        elif now - self.heard > self.router.park_timeout and not p.may_serve():
-            self.end(False)
+        else:
+            if now - self.heard > self.router.park_timeout and not p.may_serve():
+                self.end(False)
+            if self.unblocking is not None and self.sent.head is not None:
+                self.say_unblock(p.controlled(self.target), now)
+            return self.unblocking is not None
         return False
+
+    cdef void say_unblock(self, Control control, double now):
+        """CLIENT UNBLOCK, at growing intervals; nothing to an engine that does not answer."""
+        if now - self.said_at < self.pause or not self.engine_id:
+            return
+        if control.sent.head is None or now - control.heard < CONNECT_TIMEOUT_S:
+            self.said_at = now
+            self.pause = min(2 * self.pause, GATE_DRAIN_S) if self.pause else TICK_BUSY_S
+            control.say([b"CLIENT", b"UNBLOCK", self.engine_id, self.unblocking])
 
 
 def no_private_error(int partition, str reason):
@@ -159,7 +181,22 @@ cdef void lose_sight(Request r):
     c.router.fail(r, reply)
 
 
-cdef bint take_link_word(Request r, const char* frame, Py_ssize_t n):
+cdef void watch_failed(Request r):
+    """WATCH, or the EXEC of one, was answered by an error: what was watched before is of no use."""
+    cdef Client c = r.client
+    if r.fresh or r.queued:
+        c.forget_watch()
+        c.end_link(r.link)
+    else:
+        c.spoiled = True
+
+
+cdef bytes null_of(Request r):
+    """The reply to a command whose time is over."""
+    return NULL_ARRAYS[r.proto - 2]
+
+
+cdef bint take_link_word(Request r, Target target, const char* frame, Py_ssize_t n):
     """A peer's word in place of a reply: it was not executed, or its private connection is gone. False: it is a reply."""
     cdef bytes reply = PyBytes_FromStringAndSize(frame, min(n, 16))
     cdef Partition p = <Partition>r.client.router.lines[r.partition]
@@ -171,7 +208,10 @@ cdef bint take_link_word(Request r, const char* frame, Py_ssize_t n):
         lose_sight(r)
     else:
         p.router.counters.retried += 1
+        r.parked_at = 0
         p.send_again(r)
+        if p.owner is target:
+            p.hold_back()
         p.release()
     return True
 
@@ -193,6 +233,10 @@ cdef void serve_link(Client c, list arguments):
         return
     p = admitted(c, int(slot))
     if p is None:
+        return
+    if not p.may_serve():
+        c.gate(p.index)
+        c.refuse(b"-CCGATE %d\r\n" % p.index)
         return
     r = expect(c, p, int(slot), arguments[5] == b"w")
     r.queued = int(replies)
@@ -218,6 +262,7 @@ cdef bint serve_alone(Client c, int slot, bint write, const char* frame, Py_ssiz
     r = expect(c, p, slot, write)
     r.link = 2 * c.id + 1
     r.fresh = r.blocks = True
+    r.started_ns = 0
     limit = blocking.limit_s(arguments)
     if c.leaving:
         limit = LEAVING_WAIT_S

@@ -219,8 +219,8 @@ cdef class Router:
         if r.ticket:
             r.client.tell(r, PyBytes_FromStringAndSize(p, n))
             return
-        if r.link and r.fresh and not r.blocks and p[0] == c"-":
-            r.client.forget_watch()
+        if r.link and not r.blocks and p[0] == c"-":
+            watch_failed(r)
         if split is None:
             r.client.deliver(r, p, n)
             return
@@ -316,7 +316,7 @@ cdef class Router:
             self.look_after(now)
         finally:
             for p in self.lines:
-                busy = p.look_at_privates(now) or busy or p.confirm_due
+                busy = busy or p.confirm_due or p.unblocking
             wait = TICK_BUSY_S if busy else TICK_IDLE_S
             self.tick_due = seconds() + wait
             self.tick_timer = self.loop.call_later(wait, self.tick)
@@ -329,6 +329,7 @@ cdef class Router:
                 p.expire(now)
                 p.release()
             p.commit.look_after(now)
+            p.look_at_privates(now)
             if p.engine is not None:
                 self.look_at_target(p.engine, now)
         for target in self.peers.values():
