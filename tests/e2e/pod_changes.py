@@ -23,6 +23,8 @@ from cachecluster_devcluster.cluster import kubectl_binary
 DONE_S = 180.0
 FEW_S = 2.0
 """Clients wait for no answer longer than that when a fault is over for them."""
+EVENT_S = 20.0
+"""Events are written beside what they tell of."""
 KINDS = ("RESP2", "RESP3", "RedisCluster")
 CONDITIONS = (
     "jsonpath={.metadata.generation}{range .status.conditions[*]}"
@@ -231,7 +233,11 @@ class Phase:
         """Progressing had all of these reasons, there were all of these events, and no primary had to be elected."""
         seen = self.reasons("Progressing")
         assert set(reasons) <= set(seen), (reasons, seen)
-        told = self.changes.cache.events_since(self.began_at)
         for event in events:
-            assert any(text.startswith(f"{event}: ") for text in told), (event, told)
-        assert not [text for text in told if text.startswith("ElectionStarted: ")], told
+            wait_until(lambda event=event: self._told(event), EVENT_S, f"an event {event}")
+        elections = self._told("ElectionStarted")
+        assert not elections, elections
+
+    def _told(self, event: str) -> list[str]:
+        """The texts of such events since it began."""
+        return [it for it in self.changes.cache.events_since(self.began_at) if it.startswith(f"{event}: ")]
