@@ -280,6 +280,12 @@ _ROUTER_GAUGES = (
     ("parked_commands", "parked", "Commands that wait for a partition without an open gate."),
     ("parked_bytes", "parkedBytes", "Bytes of those commands."),
     ("held_replies", "held", "Replies that wait until every required copy has acknowledged what they tell."),
+    (
+        "private_connections",
+        "private",
+        "Connections to engines of this pod that are one client's: it waits there, or watches.",
+    ),
+    ("waiting_commands", "waiting", "Commands in flight on them."),
 )
 
 _ROUTER_COUNTERS = (

@@ -19,14 +19,15 @@ from zlib import crc32
 from tests.unit.router_in_process import PARTITIONS, Transport, World, key_of
 from tests.unit.router_support import request
 
-from cachecluster_core.slots import partition_of_key
+from cachecluster_core.slots import partition_of_key, slot_of_key
 from cachecluster_sidecar.router.answers import Answers
-from cachecluster_sidecar.router.resp import ProtocolError, ReplyFeed, split_requests
+from cachecluster_sidecar.router.resp import ProtocolError, ReplyFeed, encode_request, split_requests
 
 TOKEN = b"token"
 TOO_MANY = b"-ERR max number of clients reached\r\n"
 KEYS = [key_of(0), key_of(1), key_of(0) + "{", "{" + key_of(1) + "}x"]
 COUNTED = (b"del", b"unlink", b"exists", b"touch")
+NULLS = (b"*-1\r\n", b"_\r\n")
 COMMANDS: list[Callable[[str, str], bytes]] = [
     lambda a, b: request("GET", a),
     lambda a, b: request("SET", a, b),
@@ -53,8 +54,26 @@ COMMANDS: list[Callable[[str, str], bytes]] = [
     lambda a, b: request("DBSIZE"),
     lambda a, b: request("KEYS", "*"),
     lambda a, b: request("DISCARD"),
+    lambda a, b: request("BLPOP", a, "0"),
+    lambda a, b: request("BLPOP", a, "0.001"),
+    lambda a, b: request("WATCH", a),
+    lambda a, b: request("WATCH", a) + request("GET", a) + request("MULTI") + request("SET", a, b) + request("EXEC"),
+    lambda a, b: request("UNWATCH"),
+    lambda a, b: request("CLIENT", "UNBLOCK", str(len(a))),
+    lambda a, b: request("CLIENT", "UNBLOCK", str(len(b)), "ERROR"),
+    lambda a, b: on(a, b"5", b"new", request("BLPOP", a, "0")),
+    lambda a, b: on(a, b"4", b"new", request("WATCH", a)),
+    lambda a, b: on(a, b"4", b"old", request("WATCH", a)),
+    lambda a, b: request("CACHECLUSTER", "OFF", "5"),
+    lambda a, b: request("CACHECLUSTER", "UNBLOCK", "5", "TIMEOUT"),
     lambda a, b: request("MULTI") + request("GET", a) + request("DEL", a, b) + request("EXEC"),
 ]
+
+
+def on(key: str, number: bytes, fresh: bytes, piece: bytes) -> bytes:
+    """What a peer sends for a private connection."""
+    slot = b"%d" % slot_of_key(key.encode())
+    return encode_request([b"CACHECLUSTER", b"ON", number, fresh, slot, b"w", b"0", piece])
 
 
 def check(data: bytes) -> None:
@@ -121,11 +140,13 @@ class _Talker:
         kind = b"*" if name == b"mget" else b":" if name in COUNTED else b"$8\r\n"
         if name in (b"dbsize", b"keys") and reply.startswith((b":", b"*")):
             assert int(reply[1 : reply.index(b"\r")]) <= PARTITIONS, (words, reply)
+        elif name in (b"exec", b"blpop") and reply in NULLS:
+            assert name == b"blpop" or b"WATCH" in self.sent.upper(), (queue, reply)
         elif name == b"exec" and reply.startswith(b"*"):
             assert reply == results(queue), (queue, reply)
         elif reply.startswith((kind, b"$8\r\n")):
             assert reply == answer(words), (words, reply)
-        if reply.startswith((b"-CCGATE", b"-CCHELD")):
+        if reply.startswith(b"-CC"):
             assert b"CACHECLUSTER" in self.sent.upper(), (words, reply)
 
 
@@ -136,7 +157,7 @@ def answer(words: list[bytes]) -> bytes:
         return b"*%d\r\n" % (len(words) - 1) + b"".join(answer([b"get", key]) for key in words[1:])
     if name in COUNTED:
         return b":%d\r\n" % (len(words) - 1)
-    if name == b"mset":
+    if name in (b"mset", b"watch", b"unwatch"):
         return b"+OK\r\n"
     if name == b"dbsize":
         return b":1\r\n"
@@ -159,8 +180,10 @@ class _Server:
         self._got = b""
         self.pending: deque[list[bytes]] = deque()
         self._queue: list[list[bytes]] | None = None
+        self._tickets: deque[tuple[int, bytes]] = deque()
+        self._last_ticket = 0
         backend.greet(b"")
-        self.transport.feed(b"+OK\r\n")
+        self.transport.feed(b"*2\r\n$2\r\nid\r\n:7\r\n")
 
     def look(self) -> None:
         """Take what came."""
@@ -172,6 +195,27 @@ class _Server:
         """To the next command, if there is one."""
         if self.pending:
             self.speak(self._answer(self.pending.popleft()))
+        elif self._tickets:
+            self._tell(self._tickets[0][1])
+
+    def _tell(self, reply: bytes) -> None:
+        """What the first ticket was given for."""
+        ticket, _ = self._tickets.popleft()
+        self.speak(b">2\r\n:%d\r\n" % ticket + reply)
+
+    def refuse(self) -> None:
+        """A peer's gate is not open, or what waited did so in vain. From an engine the first is a script's error."""
+        if not self.pending:
+            if self._tickets:
+                self._tell((b"-CCAGAIN\r\n", b"-CCGONE\r\n")[self._tickets[0][0] % 2])
+            return
+        words = self.pending[0]
+        if words[0] == b"BLPOP" and self._queue is None:
+            self.pending.popleft()
+            self.speak(b"-UNBLOCKED by a change of role\r\n")
+        elif words[0] not in (b"CACHECLUSTER", b"CLIENT", b"MULTI", b"EXEC"):
+            self.pending.popleft()
+            self.speak(b"-CCGATE %d\r\n" % partition_of_key(words[1] if len(words) > 1 else b"", PARTITIONS))
 
     def _answer(self, words: list[bytes]) -> bytes:
         queue = self._queue
@@ -182,8 +226,16 @@ class _Server:
                 inner = split_requests(piece)[0]
                 assert len(inner) == int(skipped) + 1 and (inner[0], inner[-1]) == ([b"MULTI"], [b"EXEC"]), inner
                 return results(inner[1:-1])
+            case [b"CACHECLUSTER", b"ON", _, _, _, _, skipped, piece]:
+                inner = split_requests(piece)[0]
+                assert len(inner) == int(skipped) + 1, inner
+                self._last_ticket += 1
+                self._tickets.append((self._last_ticket, results(inner[1:-1]) if inner[1:] else answer(inner[0])))
+                return b"-CCHELD %d\r\n" % self._last_ticket
             case [b"CACHECLUSTER", *_]:
                 return b"+OK\r\n"
+            case [b"CLIENT", b"UNBLOCK", _, _]:
+                return b":1\r\n"
             case [b"MULTI"]:
                 assert queue is None, "a transaction in a transaction"
                 self._queue = []
@@ -286,11 +338,9 @@ class _Conversation:
                 server.answer()
 
     def refuse(self) -> None:
-        """A peer's gate is not open. From an engine such words are a script's error."""
         server = self.server()
-        if server is not None and server.pending and server.pending[0][0] not in (b"CACHECLUSTER", b"MULTI", b"EXEC"):
-            words = server.pending.popleft()
-            server.speak(b"-CCGATE %d\r\n" % partition_of_key(words[1] if len(words) > 1 else b"", PARTITIONS))
+        if server is not None:
+            server.refuse()
 
     def say_bytes(self) -> None:
         """Garbage: the connection is given up, or waits for the rest of what looks like a reply."""
@@ -337,7 +387,10 @@ class _Conversation:
             server.backend.connection_lost(None)
         self.world.loop.turn()
         self.world.router.give_up_parked(True)
-        while self.world.router.metrics()["parked"]:  # what waited behind a HELLO
+        while self.world.router.metrics()["parked"] or self.world.dialled:  # what waited behind a HELLO, or waits alone
+            for backend in self.world.dialled[:]:
+                self.world.dialled.remove(backend)
+                backend.failed("the end")
             self.world.router.tick()
         for client in self.clients:
             client.look(all_answered=not client.ended)
@@ -355,6 +408,7 @@ class _Conversation:
         self.world.loop.wait()
         self.world.router.tick()
         left = self.world.router.metrics()
-        assert (left["clients"], left["peers"], left["parked"], left["parkedBytes"], left["held"]) == (0,) * 5, left
+        gone = ("clients", "peers", "parked", "parkedBytes", "held", "waiting", "private")
+        assert [left[name] for name in gone] == [0] * len(gone), left
         for partition, generation in enumerate(self.generations):
             assert (partition, generation) in self.world.confirmed, self.world.confirmed[-6:]

@@ -106,8 +106,6 @@ def test_keys_of_a_request(table: CommandTable, request_line: str, keys: str) ->
         ("SORT a GET # BY nosort LIMIT 0 1 ALPHA", True),
         ("SORT a GET o_*", False),
         ("SORT a get\0 o_*", False),
-        ("EVAL script 0", False),
-        ("EVAL script 1 a", True),
     ],
 )
 def test_commands_that_are_served_for_some_arguments(table: CommandTable, request_line: str, served: bool) -> None:

@@ -185,6 +185,13 @@ LCS {K}m1 {K}m2
 EVAL return{KEYS[1],ARGV[1],1,false,true} 1 K x
 EVAL return{err='CUSTOM\x20broken'} 1 K
 EVAL return{ok='fine'} 1 K
+EVAL return{ARGV[1]} 0 x
+EVAL_RO return{err='CUSTOM\x20broken'} 0
+EVALSHA ffffffffffffffffffffffffffffffffffffffff 0
+EVAL return{} nonsense
+MULTI
+EVAL return{ARGV[1]} 0 x
+EXEC
 EVALSHA ffffffffffffffffffffffffffffffffffffffff 1 K
 SET
 SET K

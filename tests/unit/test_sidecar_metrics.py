@@ -25,6 +25,8 @@ ROUTER = {
     "bytesOut": 2000,
     "parked": 3,
     "parkedBytes": 300,
+    "private": 2,
+    "waiting": 1,
     "parkedTotal": 30,
     "retried": 1,
     "partitions": [4, 12],

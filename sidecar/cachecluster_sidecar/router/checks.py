@@ -12,13 +12,6 @@ def word(argument: bytes) -> bytes:
     return argument.partition(b"\0")[0].upper()
 
 
-def script_keys(arguments: list[bytes]) -> str | None:
-    """A script runs where its keys are, so it must name one."""
-    if arguments[2] == b"0":
-        return f"'{arguments[0].decode().lower()}' without keys {NOT_SERVED}; name a key of the partition to run on"
-    return None
-
-
 def sort_patterns(arguments: list[bytes]) -> str | None:
     """BY and GET patterns read keys of any partition, as in Redis Cluster they are refused."""
     at = 2
@@ -36,6 +29,5 @@ def sort_patterns(arguments: list[bytes]) -> str | None:
 
 
 CHECKS: dict[str, Callable[[list[bytes]], str | None]] = {
-    "script_keys": script_keys,
     "sort_patterns": sort_patterns,
 }

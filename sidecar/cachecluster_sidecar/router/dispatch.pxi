@@ -275,11 +275,11 @@ cdef bint serve_found_keys(Client c, Command* command, const char* frame, Py_ssi
             one_slot = False
             one_partition = one_partition and slot >> c.router.shift == first >> c.router.shift
     if count == 0:
-        # The keys could not be found because of a wrong argument before them: any engine knows the error to answer.
+        # A script without keys runs anywhere; keys that a wrong argument hides: any engine knows the error to answer.
         if c.queue is not None:
             c.queue.take(c, -1, command.write, frame, n)
             return True
-        forward(c, c.router.any_slot(), command.write, frame, n)
+        forward(c, c.router.any_slot(), command.write, frame, n, 0)
     elif command.kind == KIND_WATCH and one_slot:
         return serve_watch(c, first, frame, n)
     elif command.blocks and one_slot and blocking.limit_at(all_arguments(frame, argc)) is not None:

@@ -151,12 +151,6 @@ REFUSED = {
 """Commands that are never served, and what to do instead; a container name stands for what is left of it."""
 
 CHECKS = {
-    "eval": "script_keys",
-    "eval_ro": "script_keys",
-    "evalsha": "script_keys",
-    "evalsha_ro": "script_keys",
-    "fcall": "script_keys",
-    "fcall_ro": "script_keys",
     "sort": "sort_patterns",
     "sort_ro": "sort_patterns",
 }

@@ -459,10 +459,12 @@ cdef class Router:
         cdef double lag = self.lag
         cdef int i
         cdef list counts = [], buckets = [], held_for = []
-        cdef Py_ssize_t held = 0
+        cdef Py_ssize_t held = 0, private = 0, waiting = 0
         for p in self.lines:
             counts.append(p.requests)
             held += p.commit.count
+            private += len(p.privates)
+            waiting += p.privately
         for i in range(LATENCY_BUCKETS):
             buckets.append(c.latency[i])
             held_for.append(c.held_for[i])
@@ -488,6 +490,8 @@ cdef class Router:
             "partitions": counts,
             "latency": {"sample": LATENCY_SAMPLE, "buckets": buckets},
             "held": held,
+            "private": private,
+            "waiting": waiting,
             "commits": c.rounds,
             "heldFor": held_for,
             "loopLagMs": round(lag * 1000, 3),

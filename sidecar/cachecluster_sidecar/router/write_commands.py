@@ -40,10 +40,10 @@ HOW = {
     "refused": "refused",
 }
 NOTES = {
-    "script_keys": "with at least one key, which tells the partition",
     "sort_patterns": "without BY and GET patterns of other keys",
 }
 BLOCKS_NOTE = "waits on a connection of its own, and when the primary moves at the new one, for the time that is left"
+SCRIPT_NOTE = "where its keys are; without keys on any partition, of the pod if it leads one"
 WATCH_NOTE = "all keys in one slot; when the primary changes before EXEC, EXEC executes nothing"
 SCAN_NOTE = "one partition after the other; another process' keys are told again"
 
@@ -65,6 +65,8 @@ def _row(entry: Entry) -> str:
 def _note(entry: Entry) -> str:
     if entry.get("blocks"):
         return BLOCKS_NOTE
+    if entry["name"].partition("_")[0] in ("eval", "evalsha", "fcall"):
+        return SCRIPT_NOTE
     return {"scan": SCAN_NOTE, "watch": WATCH_NOTE}.get(entry["kind"], "")
 
 
