@@ -231,7 +231,7 @@ class SteadyLoad:
             self._expect(seen, pipe.execute()[1:], [str(turn).encode()], f"transaction on {key}")
 
     def _queue(self, client: Client, number: int, turn: int, seen: Seen) -> None:
-        key = f"{self.prefix}:{number}:queue:{turn % 200}"
+        key = f"{self.prefix}:{number}:queue:{turn}"
         if turn % 3 == 0:
             self._expect(seen, client.blpop([key], 0.05), None, "BLPOP of nothing")
         client.rpush(key, turn)

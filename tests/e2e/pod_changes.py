@@ -208,13 +208,18 @@ class Changes:
     def wait_answers(self, seconds: float = 40.0) -> None:
         """After a fault: until no client waits for an answer, nor gets an error, for a few seconds."""
 
+        seen: dict[str, Any] = {}
+
         def quiet() -> bool:
             self.clients.ask("next")
             time.sleep(FEW_S)
-            seen = self.clients.ask("look")
+            seen.update(self.clients.ask("look"))
             return not seen["errors"] and seen["waits_s"] < FEW_S
 
-        wait_until(quiet, seconds, "clients are answered again")
+        try:
+            wait_until(quiet, seconds, "clients are answered again")
+        except TimeoutError as error:
+            raise AssertionError(f"{error}: {seen}") from error
 
 
 @dataclass(frozen=True, slots=True)
