@@ -170,15 +170,9 @@ class SteadyLoad:
 
     def _run(self, number: int, seen: Seen, make: Callable[[int], Client]) -> None:
         client = make(number)
-        steps = [
-            self._set_get,
-            self._increment,
-            self._many,
-            self._pipeline,
-            self._transaction,
-            self._queue,
-            self._watch,
-        ]
+        steps = [self._set_get, self._increment, self._many, self._pipeline, self._transaction]
+        if seen.kind != "RedisCluster":
+            steps += [self._queue, self._watch]
         turn = 0
         while not self._stop.wait(PAUSE_S):
             began = seen.began = time.monotonic()
