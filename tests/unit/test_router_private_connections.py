@@ -277,33 +277,35 @@ async def test_a_wait_at_a_pod_that_dies_is_indeterminate_and_one_that_reads_goe
             assert b"1-1" in await reader.frame()
 
 
-async def test_a_gate_is_confirmed_though_clients_wait_in_its_engine(tmp_path: Path) -> None:
-    async with running_cluster(tmp_path) as cluster:
+@asynccontextmanager
+async def one_that_waits(root: Path) -> AsyncIterator[tuple[Pod, str, Conversation]]:
+    """A pod, a key of partition 0, which it leads, and a client that waits there for it."""
+    async with running_cluster(root) as cluster, conversation(cluster.pods[0].front) as client:
         pod, key = cluster.pods[0], cluster.keys(0)[0]
-        async with conversation(pod.front) as client:
-            client.send(("BLPOP", key, "0"))
-            await waiting(pod, 0)
-            await pod.agent.confirmed(0, pod.agent.set_gate(0, epoch=0))
-            await waiting(pod, 0, 0)
-            pod.agent.set_gate(0, epoch=2)
-            await waiting(pod, 0)
-            async with conversation(pod.front) as other:
-                await other.ask("LPUSH", key, "x")
-            assert await client.frame() == popped(key)
+        client.send(("BLPOP", key, "0"))
+        await waiting(pod, 0)
+        yield pod, key, client
+
+
+async def test_a_gate_is_confirmed_though_clients_wait_in_its_engine(tmp_path: Path) -> None:
+    async with one_that_waits(tmp_path) as (pod, key, client):
+        await pod.agent.confirmed(0, pod.agent.set_gate(0, epoch=0))
+        await waiting(pod, 0, 0)
+        pod.agent.set_gate(0, epoch=2)
+        await waiting(pod, 0)
+        async with conversation(pod.front) as other:
+            await other.ask("LPUSH", key, "x")
+        assert await client.frame() == popped(key)
 
 
 async def test_an_engine_that_hangs_with_a_client_waiting_is_cut_and_the_gate_confirmed(tmp_path: Path) -> None:
-    async with running_cluster(tmp_path) as cluster:
-        pod, key = cluster.pods[0], cluster.keys(0)[0]
-        async with conversation(pod.front) as client:
-            client.send(("BLPOP", key, "0"))
-            await waiting(pod, 0)
-            pod.copies[0].signal(signal.SIGSTOP)
-            try:
-                await pod.agent.confirmed(0, pod.agent.set_gate(0, epoch=0))
-                assert (await client.frame()).startswith(b"-INDETERMINATE partition 0")
-            finally:
-                pod.copies[0].signal(signal.SIGCONT)
+    async with one_that_waits(tmp_path) as (pod, _, client):
+        pod.copies[0].signal(signal.SIGSTOP)
+        try:
+            await pod.agent.confirmed(0, pod.agent.set_gate(0, epoch=0))
+            assert (await client.frame()).startswith(b"-INDETERMINATE partition 0")
+        finally:
+            pod.copies[0].signal(signal.SIGCONT)
 
 
 @pytest.mark.parametrize("how", ["dismissed", "stopped"])

@@ -194,14 +194,19 @@ cdef inline Partition admitted(Client c, int slot):
     p = <Partition>router.lines[slot >> router.shift]
     if c.cluster:
         if c.peer and (not p.mine or peer_must_wait(c, p)):
-            c.gate(p.index)
-            router.counters.gated += 1
-            c.refuse(b"-CCGATE %d\r\n" % p.index)
+            refuse_peer(c, p)
             return None
         if not p.mine and p.owner is not None:
             c.refuse(router.moved(slot, p.index))
             return None
     return p
+
+
+cdef void refuse_peer(Client c, Partition p):
+    """The gate is not open: the peer keeps its command, and what follows it, until RESUME."""
+    c.gate(p.index)
+    c.router.counters.gated += 1
+    c.refuse(b"-CCGATE %d\r\n" % p.index)
 
 
 cdef inline Request expect(Client c, Partition p, int slot, bint write):
@@ -282,8 +287,8 @@ cdef bint serve_found_keys(Client c, Command* command, const char* frame, Py_ssi
         forward(c, c.router.any_slot(), command.write, frame, n, 0)
     elif command.kind == KIND_WATCH and one_slot:
         return serve_watch(c, first, frame, n)
-    elif command.blocks and one_slot and blocking.limit_at(all_arguments(frame, argc)) is not None:
-        return serve_alone(c, first, command.write, frame, n, all_arguments(frame, argc))
+    elif command.blocks and one_slot and blocking.limit_at(arguments := all_arguments(frame, argc)) is not None:
+        return serve_alone(c, first, command.write, frame, n, arguments)
     elif one_slot or (
         one_partition and (c.peer or (command.kind == KIND_SPLIT and not c.cluster and c.queue is None))
     ):

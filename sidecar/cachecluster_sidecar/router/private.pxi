@@ -235,8 +235,7 @@ cdef void serve_link(Client c, list arguments):
     if p is None:
         return
     if not p.may_serve():
-        c.gate(p.index)
-        c.refuse(b"-CCGATE %d\r\n" % p.index)
+        refuse_peer(c, p)
         return
     r = expect(c, p, int(slot), arguments[5] == b"w")
     r.queued = int(replies)
