@@ -11,6 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from cachecluster_core.operator_view import Event
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 WORKERS = 4
 RESYNC_S = 60.0
 """How often everything is read again: what a watch missed, and children that are not watched."""
+RESYNC_AGAIN_S = 5.0
+"""... and after the API server did not answer, until it does: a watch may take long to notice that it is back."""
 FIGURES_S = 30.0
 """Shortest time between two writes of a status in which only memory and client figures changed."""
 PROGRESS_S = 2.0
@@ -79,6 +82,7 @@ class Reconciler:
         self._zones = Zones(api)
         self._clusters: dict[ClusterKey, ManagedCluster] = {}
         self._seen: dict[ClusterKey, Json] = {}
+        self._unanswered = asyncio.Event()
         self._deleted: deque[str] = deque(maxlen=DELETED_UIDS)
         self._queue = KeyedQueue(self._reconcile, "reconcile", expected=EXPECTED)
         self._status_queue = KeyedQueue(self._write_status, "status", expected=EXPECTED)
@@ -156,6 +160,9 @@ class Reconciler:
             if cluster is not None:
                 await self._bring_about(cluster)
             ok = True
+        except (Unreachable, StoreUnavailable):
+            self._unanswered.set()
+            raise
         finally:
             self._metrics.reconciled(time.monotonic() - started, ok)
         unsettled = cluster is not None and cluster.effect is not None and cluster.effect.unsettled
@@ -292,6 +299,9 @@ class Reconciler:
         body = {"apiVersion": CACHE_CLUSTER.api_version, "kind": CACHE_CLUSTER.kind, "metadata": metadata}
         try:
             await self._api.apply(CACHE_CLUSTER, body | {"status": status}, "status")
+        except Unreachable:
+            self._unanswered.set()
+            raise
         except (NotFound, Conflict) as error:
             # Deleted, or made again under the same name: the watch will tell.
             log.info("%s: the status was not written: %s", key, error)
@@ -304,11 +314,15 @@ class Reconciler:
 
     async def _resync(self) -> None:
         while True:
-            await asyncio.sleep(RESYNC_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._unanswered.wait(), RESYNC_S)
+                await asyncio.sleep(RESYNC_AGAIN_S)
+            self._unanswered.clear()
             try:
                 await self._resync_once()
             except (ApiError, Unreachable) as error:
                 log.warning("resync: %s", error)
+                self._unanswered.set()
 
     async def _resync_once(self) -> None:
         existing: dict[ClusterKey, Json] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from cachecluster_core import pod_table
@@ -30,8 +31,8 @@ class Loop:
     def call_soon(self, callback: Callable[[], None]) -> None:
         self._soon.append(callback)
 
-    def call_later(self, _delay_s: float, callback: Callable[[], None]) -> Any:
-        self._later.append(callback)
+    def call_later(self, _delay_s: float, callback: Callable[..., None], *arguments: Any) -> Any:
+        self._later.append(partial(callback, *arguments))
         return self
 
     def cancel(self) -> None:

@@ -80,3 +80,21 @@ async def test_a_list_does_not_bring_back_a_cluster_that_was_deleted_since(
         lists = api.lists
         await until(lambda: api.lists > lists + 2)
     assert caplog.text.count(": managed") == 1
+
+
+async def test_everything_is_read_again_soon_after_the_api_server_did_not_answer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Far sooner than by itself: watches may take long to notice that it is back."""
+    monkeypatch.setattr(reconcile, "RESYNC_AGAIN_S", 0.05)
+    api = LateApi()
+    reconciler = Reconciler(api, None, "image:1", EventRecorder(api, "test"), OperatorMetrics())
+    task = asyncio.create_task(reconciler.run())
+    reconciler.seen(CACHE_CLUSTER, cluster_of(2, 0))
+    api.away = True
+    await until(lambda: caplog.text.count("resync: ") > 1)
+    assert api.lists == 0
+    api.away = False
+    await until(lambda: api.lists == 1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

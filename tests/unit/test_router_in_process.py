@@ -10,6 +10,7 @@ import pytest
 from tests.unit.router_in_process import BIG, Transport, World, key_of
 from tests.unit.router_support import request
 
+from cachecluster_core.slots import slot_of_key
 from cachecluster_sidecar.router import core
 from cachecluster_sidecar.router.answers import HANDLERS
 
@@ -342,3 +343,32 @@ def test_the_command_tables_cost_little_when_everybody_asks_at_once(arguments: t
     began = time.process_time()
     assert all(answer(Asker(), words) == first for _ in range(200))
     assert time.process_time() - began < 1.5, "the agent ends a router that is busy for two seconds"
+
+
+def test_a_client_that_comes_back_to_a_slot_is_sent_away_a_moment_later_and_to_whoever_serves_then() -> None:
+    """Two routers of which each still names the other would send it to and fro until it gave up."""
+    world = World()
+    client = world.client(cluster=True)
+    get, other = request("GET", key_of(0)), request("GET", key_of(1))
+    moved = b"-MOVED %d 127.0.0.%%d:7379\r\n" % slot_of_key(key_of(0).encode())
+    world.use_routes([0, 1], "uid-1", "uid-0")
+    client.feed(get + get)
+    assert client.frames() == [moved % 2, moved % 2], "sent away at once"
+    client.feed(get + other)
+    assert client.frames() == [], "back already"
+    world.loop.wait()
+    assert client.frames() == [moved % 2]
+    (engine,) = world.engines()
+    assert engine.written == other, "in its order"
+    engine.feed(b"$-1\r\n")
+    client.feed(get)
+    assert client.frames() == [b"$-1\r\n"]
+    world.use_routes([0, 1], "", "uid-0")
+    world.loop.wait()
+    assert client.frames() == [], "nobody serves"
+    world.use_routes([0, 1], "uid-0", "uid-0")
+    world.loop.wait()
+    assert client.frames() == [moved % 1]
+    client.feed(get)
+    world.engines()[0].feed(b"$-1\r\n")
+    assert client.frames() == [b"$-1\r\n"]

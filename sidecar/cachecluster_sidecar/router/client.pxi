@@ -198,6 +198,7 @@ cdef class Client:
 
     def buffer_updated(self, Py_ssize_t n):
         self.router.counters.bytes_in += n
+        self.reads += 1
         if self.closing or self.closed:
             return
         if self.rest.len == 0:

@@ -323,6 +323,8 @@ cdef class Client:
     cdef bint spoiled            # what it watches was lost sight of: EXEC executes nothing
     cdef int watched             # the slot of what it watches
     cdef dict links              # by number, the connection that it has for itself, or a peer's; None until used
+    cdef uint64_t reads          # how often something came
+    cdef dict away               # by slot: the read that brought what was answered MOVED, when, and after what pause
     cdef Py_ssize_t outstanding
     cdef Py_ssize_t held         # bytes of replies whose turn has not come, or that are not acknowledged yet
     cdef uint64_t tickets        # peer: that were given out for replies that are held
@@ -437,7 +439,8 @@ cdef class Router:
     cdef void schedule_flush(self)
     cdef void deliver(self, Request r, const char* p, Py_ssize_t n)
     cdef void fail(self, Request r, bytes error)
-    cdef bytes moved(self, int slot, int partition)
+    cdef bytes moved(self, int slot, Partition p)
+    cdef void send_away(self, Client c, int slot, Partition p)
     cdef void give_up_sent(self, Backend b, list lost, Line behind, str reason)
     cdef int any_slot(self)
     cdef void time_request(self, Request r)

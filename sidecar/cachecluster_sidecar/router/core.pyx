@@ -146,6 +146,13 @@ REFUSED_FIRST_S = 0.001
 REFUSED_MAX_S = 0.016
 """How long after a peer's refusal a partition's commands wait before they are sent again: the first time, and at most;
 doubled in between."""
+AWAY_S = 0.5
+"""How soon a client is back that was answered MOVED, if the router that it was sent to sent it back."""
+AWAY_FIRST_S = 0.005
+AWAY_MAX_S = 0.1
+"""How long such a client waits for the next MOVED: the first time, and at most; doubled in between."""
+MOST_AWAY = 256
+"""Slots of one client from which it was sent away that are remembered."""
 RETRY_FIRST_S = 0.01
 RETRY_MAX_S = 0.25
 """Wait before dialling a backend again: the first time, and at most; doubled in between."""

@@ -197,7 +197,7 @@ cdef inline Partition admitted(Client c, int slot):
             refuse_peer(c, p)
             return None
         if not p.mine and p.owner is not None:
-            c.refuse(router.moved(slot, p.index))
+            router.send_away(c, slot, p)
             return None
     return p
 

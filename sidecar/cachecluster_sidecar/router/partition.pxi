@@ -305,7 +305,7 @@ cdef class Partition:
                 continue
             if r.client.cluster and not r.keyless and self.owner is not None and not self.mine:
                 self.unpark(line.pop())
-                self.router.fail(r, self.router.moved(r.slot, self.index))
+                self.router.fail(r, self.router.moved(r.slot, self))
                 continue
             b = self.owner.ready(r.proto) if self.owner is not None else None
             if b is None:

@@ -235,12 +235,50 @@ cdef class Router:
         """Answer a request with an error of our own."""
         self.deliver(r, PyBytes_AS_STRING(error), PyBytes_GET_SIZE(error))
 
-    cdef bytes moved(self, int slot, int partition):
-        """The redirection to the owner's cluster port."""
-        cdef Partition p = <Partition>self.lines[partition]
+    cdef bytes moved(self, int slot, Partition p):
+        """The redirection to the owner's cluster port, which may be our own."""
         self.counters.moved += 1
-        host, port = (<Target>p.owner).address
+        if p.mine:
+            member = self.routes["members"][self.self_uid]
+            host, port = member["host"], member["port"]
+        else:
+            host, port = (<Target>p.owner).address
         return b"-MOVED %d %s:%d\r\n" % (slot, host.encode(), port)
+
+    cdef void send_away(self, Client c, int slot, Partition p):
+        """Answer MOVED. A client that is back after it was sent away from this very slot is answered a moment later, and
+        later each time: routers that do not know of the same change yet would send it to and fro until it gives up."""
+        cdef double now = seconds(), at, pause = 0
+        cdef uint64_t read
+        cdef Request r
+        if c.away is None or len(c.away) > MOST_AWAY:
+            c.away = {}
+        known = c.away.get(slot)
+        if known is not None and now - known[1] < AWAY_S:
+            pause = known[2] if known[0] == c.reads else min(2 * known[2], AWAY_MAX_S) if known[2] else AWAY_FIRST_S
+        c.away[slot] = (c.reads, now, pause)
+        if pause == 0 or known[0] == c.reads or c.queue is not None:
+            c.refuse(self.moved(slot, p))
+            return
+        r = c.append()
+        r.partition, r.slot, r.started_ns = p.index, slot, 0
+        c.barrier = True
+        self.loop.call_later(pause, self.send_away_now, r, now)
+
+    def send_away_now(self, Request r, double since):
+        """The moment is over: the owner may be another one now, or nobody."""
+        cdef Partition p = <Partition>self.lines[r.partition]
+        if r.client.closed:
+            return
+        if p.owner is not None:
+            self.fail(r, self.moved(r.slot, p))
+        elif seconds() - since < self.park_timeout:
+            self.loop.call_later(AWAY_MAX_S, self.send_away_now, r, since)
+            return
+        else:
+            self.counters.tryagain += 1
+            self.fail(r, timeout_error(p.index, seconds() - since))
+        self.settle_touched()
 
     cdef void give_up_sent(self, Backend b, list lost, Line behind, str reason):
         """These were sent, in this order, and their replies will not come or may not be told; `behind` follow them.
