@@ -392,6 +392,7 @@ class _Conversation:
                 self.world.dialled.remove(backend)
                 backend.failed("the end")
             self.world.router.tick()
+            self.world.loop.wait()
         for client in self.clients:
             client.look(all_answered=not client.ended)
         for client in self.clients:

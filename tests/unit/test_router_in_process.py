@@ -356,6 +356,7 @@ def test_a_client_that_comes_back_to_a_slot_is_sent_away_a_moment_later_and_to_w
     assert client.frames() == [moved % 2, moved % 2], "sent away at once"
     client.feed(get + other)
     assert client.frames() == [], "back already"
+    assert world.router.metrics()["parked"] == 1
     world.loop.wait()
     assert client.frames() == [moved % 2]
     (engine,) = world.engines()

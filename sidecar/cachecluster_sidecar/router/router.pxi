@@ -263,18 +263,21 @@ cdef class Router:
         r = c.append()
         r.partition, r.slot, r.started_ns = p.index, slot, 0
         c.barrier = True
+        self.parked += 1
+        self.counters.parked_total += 1
         self.loop.call_later(pause, self.send_away_now, r, now)
 
     def send_away_now(self, Request r, double since):
         """The moment is over: the owner may be another one now, or nobody."""
         cdef Partition p = <Partition>self.lines[r.partition]
+        if p.owner is None and not r.client.closed and seconds() - since < self.park_timeout:
+            self.loop.call_later(AWAY_MAX_S, self.send_away_now, r, since)
+            return
+        self.parked -= 1
         if r.client.closed:
             return
         if p.owner is not None:
             self.fail(r, self.moved(r.slot, p))
-        elif seconds() - since < self.park_timeout:
-            self.loop.call_later(AWAY_MAX_S, self.send_away_now, r, since)
-            return
         else:
             self.counters.tryagain += 1
             self.fail(r, timeout_error(p.index, seconds() - since))
