@@ -286,6 +286,11 @@ _ROUTER_GAUGES = (
         "Connections to engines of this pod that are one client's: it waits there, or watches.",
     ),
     ("waiting_commands", "waiting", "Commands in flight on them."),
+    (
+        "subscriptions",
+        "subscriptions",
+        "Channels and patterns that are listened to, for clients here and on other pods.",
+    ),
 )
 
 _ROUTER_COUNTERS = (
@@ -295,6 +300,7 @@ _ROUTER_COUNTERS = (
     ("sent_bytes", "bytesOut", "Bytes written to clients, peers and engines."),
     ("parked", "parkedTotal", "Commands that ever had to wait."),
     ("retried", "retried", "Reads that were sent again after a connection was lost."),
+    ("messages", "messages", "Published messages passed on to clients and peers."),
     ("commits", "commits", "Rounds that asked an engine what its replicas have acknowledged."),
 )
 

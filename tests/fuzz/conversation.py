@@ -66,6 +66,7 @@ COMMANDS: list[Callable[[str, str], bytes]] = [
     lambda a, b: on(a, b"4", b"old", request("WATCH", a)),
     lambda a, b: request("CACHECLUSTER", "OFF", "5"),
     lambda a, b: request("CACHECLUSTER", "UNBLOCK", "5", "TIMEOUT"),
+    lambda a, b: request("PUBLISH", a, b),
     lambda a, b: request("MULTI") + request("GET", a) + request("DEL", a, b) + request("EXEC"),
 ]
 
@@ -171,6 +172,29 @@ def results(queue: list[list[bytes]]) -> bytes:
     return b"*%d\r\n" % len(queue) + b"".join(map(answer, queue))
 
 
+class _Listener:
+    """A client that subscribes and does nothing else: every name is confirmed once, and only then heard."""
+
+    def __init__(self, world: World, cluster: bool) -> None:
+        self.transport = world.client(cluster)
+        self.asked: list[bytes] = []
+        self.ended = False
+
+    def say(self, word: str, *names: str) -> None:
+        self.asked += [word.lower().encode()] * len(names)
+        self.transport.feed(request(word, *names))
+
+    def look(self, all_answered: bool = False) -> None:
+        frames = ReplyFeed().feed(self.transport.written)
+        told = [it.split(b"\r\n")[2] for it in frames if not it.startswith(TOO_MANY)]
+        if TOO_MANY in frames:
+            return
+        confirmed = [word for word in told if word != b"message"]
+        assert confirmed == self.asked[: len(confirmed)], (confirmed, self.asked)
+        assert len(confirmed) == len(self.asked) or not all_answered, (confirmed, self.asked)
+        assert b"message" not in told or b"subscribe" in told[: told.index(b"message")], told
+
+
 class _Server:
     """The other end of a connection of the router's: an engine, or a peer."""
 
@@ -234,6 +258,10 @@ class _Server:
                 return b"-CCHELD %d\r\n" % self._last_ticket
             case [b"CACHECLUSTER", *_]:
                 return b"+OK\r\n"
+            case [b"SUBSCRIBE" | b"UNSUBSCRIBE", *_]:
+                return b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"
+            case [b"PING"] if queue is None:
+                return b"+PONG\r\n"
             case [b"CLIENT", b"UNBLOCK", _, _]:
                 return b":1\r\n"
             case [b"MULTI"]:
@@ -259,8 +287,9 @@ class _Conversation:
 
     def __init__(self, data: bytes) -> None:
         self._bytes: Iterator[int] = iter(data)
-        self.world = World(max_clients=3, answer=Answers(lambda: TOKEN))
+        self.world = World(max_clients=4, answer=Answers(lambda: TOKEN))
         self.clients = [_Talker(self.world, cluster=False), _Talker(self.world, cluster=True)]
+        self.listeners = [_Listener(self.world, cluster=False)]
         self.servers: list[_Server] = []
         self.generations = [1] * PARTITIONS
         self.epoch = 1
@@ -281,6 +310,8 @@ class _Conversation:
             self.tick,
             self.leave,
             self.come,
+            self.listen,
+            self.tell,
         )
 
     def byte(self) -> int:
@@ -292,7 +323,7 @@ class _Conversation:
             self.events[chosen % len(self.events)]()
             for server in self.servers:
                 server.look()
-        for client in self.clients:
+        for client in (*self.clients, *self.listeners):
             client.look()
 
     def client(self) -> _Talker:
@@ -379,6 +410,23 @@ class _Conversation:
         if len(self.clients) < 6:
             self.clients.append(_Talker(self.world, cluster=bool(self.byte() & 1)))
 
+    def listen(self) -> None:
+        """A listener says something, or goes and another one comes."""
+        how, listener = self.byte(), self.listeners[-1]
+        names = KEYS[how // 4 % 4], KEYS[how // 16 % 4]
+        if how % 4 < 3:
+            listener.say(("SUBSCRIBE", "SUBSCRIBE", "UNSUBSCRIBE")[how % 4], *names)
+        elif len(self.listeners) < 4:
+            listener.ended = True
+            listener.transport.protocol.connection_lost(None)
+            self.listeners.append(_Listener(self.world, cluster=bool(how & 4)))
+
+    def tell(self) -> None:
+        """What is published somewhere."""
+        server, key = self.server(), KEYS[self.byte() % 4].encode()
+        if server is not None and server.backend.proto == 3:
+            server.speak(b">3\r\n$7\r\nmessage\r\n$%d\r\n%s\r\n$1\r\nx\r\n" % (len(key), key))
+
     # -- in the end
 
     def end(self) -> None:
@@ -393,9 +441,9 @@ class _Conversation:
                 backend.failed("the end")
             self.world.router.tick()
             self.world.loop.wait()
-        for client in self.clients:
+        for client in (*self.clients, *self.listeners):
             client.look(all_answered=not client.ended)
-        for client in self.clients:
+        for client in (*self.clients, *self.listeners):
             if not client.ended:
                 client.ended = True
                 client.transport.protocol.connection_lost(None)

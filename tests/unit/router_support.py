@@ -17,7 +17,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -460,6 +460,13 @@ async def conversation(where: tuple[str, int] | Path) -> AsyncIterator[Conversat
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
+
+
+@contextlib.asynccontextmanager
+async def conversations(ports: Sequence[tuple[str, int]]) -> AsyncIterator[list[Conversation]]:
+    """One with each of these ports."""
+    async with contextlib.AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(conversation(port)) for port in ports]
 
 
 @contextlib.asynccontextmanager

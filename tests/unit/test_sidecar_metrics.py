@@ -27,6 +27,8 @@ ROUTER = {
     "parkedBytes": 300,
     "private": 2,
     "waiting": 1,
+    "subscriptions": 4,
+    "messages": 12,
     "parkedTotal": 30,
     "retried": 1,
     "partitions": [4, 12],

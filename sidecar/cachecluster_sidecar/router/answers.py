@@ -116,7 +116,10 @@ def _text(client: Client, text: str) -> bytes:
 def _ping(client: Client, arguments: Arguments) -> bytes:
     if len(arguments) > 2:
         return error("ERR wrong number of arguments for 'ping' command")
-    return encode(arguments[1], client.proto)
+    message = arguments[1] if len(arguments) == 2 else b""
+    if client.subs is not None and client.proto == 2:
+        return encode([b"pong", message], 2)
+    return encode(message, client.proto)
 
 
 def _hello(client: Client, arguments: Arguments) -> bytes:
@@ -186,6 +189,7 @@ def _quit(client: Client, arguments: Arguments) -> bytes:
 def _reset(client: Client, arguments: Arguments) -> bytes:
     client.set_proto(2)
     client.forget_transaction()
+    client.stop_listening()
     client.info = None
     return b"+RESET\r\n"
 

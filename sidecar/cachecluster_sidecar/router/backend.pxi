@@ -161,8 +161,11 @@ cdef class Backend:
 
     cdef void say(self, list words):
         """Add a word of our own to this tick's batch."""
+        self.say_frame(encode_request(words))
+
+    cdef void say_frame(self, bytes frame):
+        """Add bytes of our own that have one reply."""
         cdef Request r = Request.__new__(Request)
-        cdef bytes frame = encode_request(words)
         if self.closed:
             return
         r.internal = WORD_REPLY
@@ -294,7 +297,9 @@ cdef class Backend:
             start += length
             reply_scan_reset(&self.scan)
             if scanned != SCAN_ERROR and frame[0] == c">":
-                if self.held or self.away:
+                if self.listens:
+                    self.take_push(frame, length)
+                elif self.held or self.away:
                     self.take_held(frame, length)
                 continue
             r = self.sent.head if scanned != SCAN_ERROR else None
@@ -400,6 +405,9 @@ cdef class Backend:
                 return
         if r is not None:
             self.router.deliver(r, frame + at, n - at)
+
+    cdef void take_push(self, const char* frame, Py_ssize_t n):
+        """A push of another kind than that."""
 
     cdef void take_refusal(self, Request r, Partition p):
         """The peer's gate was not open: the command was not executed and waits to be sent again; for a moment, unless

@@ -38,6 +38,7 @@ cdef class Client:
             r = after
         self.head = self.tail = None
         self.forget_transaction()
+        self.router.hub.leave(self)
         if self.links is not None:
             for number in list(self.links):
                 self.end_link(number)
@@ -143,6 +144,10 @@ cdef class Client:
         if self.watching:
             self.watching = self.spoiled = False
             self.end_link(2 * self.id)
+
+    def stop_listening(self):
+        """End all its subscriptions, without a word."""
+        self.router.hub.leave(self)
 
     def unwatch(self):
         """UNWATCH."""
@@ -316,6 +321,15 @@ cdef class Client:
         r = self.append()
         self.hold(r, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
+    cdef void push(self, const char* p, Py_ssize_t n):
+        """A message that it has subscribed to, between two replies. `p` is a push of RESP3."""
+        cdef Py_ssize_t at = self.out.len
+        buf_add(&self.out, p, n)
+        if self.proto == 2:
+            self.out.p[at] = c"*"
+        self.router.counters.messages += 1
+        self.touch()
+
     cdef void refuse(self, bytes error):
         """An error reply made here; of a transaction nothing is executed then."""
         if self.queue is not None:
@@ -410,10 +424,15 @@ cdef class Client:
             self.transport.write_eof()
 
     cdef void write_out(self):
+        cdef Py_ssize_t limit = C_OUTPUT_MAX if self.subs is None else C_LISTENER_MAX
         if self.out.len == 0:
             return
-        # A peer is never cut for this: it relays for many clients, and reads or is gone.
-        if not self.peer and self.write_paused and self.transport.get_write_buffer_size() + self.out.len > C_OUTPUT_MAX:
+        # A peer that relays for many clients is never cut for this: it reads or is gone.
+        if (
+            self.write_paused
+            and (self.subs is not None or not self.peer)
+            and self.transport.get_write_buffer_size() + self.out.len > limit
+        ):
             log.warning("client %d does not read its replies: disconnected", self.id)
             self.closing = True
             self.transport.abort()

@@ -15,6 +15,7 @@ cdef enum Kind:
     KIND_ALL = 7         # sent to every partition
     KIND_SCAN = 8        # sent to one partition after the other
     KIND_WATCH = 9       # WATCH
+    KIND_PUBSUB = 10     # PUBLISH, PUBSUB, SUBSCRIBE and its kin
 
 cdef enum Merge:
     MERGE_ARRAY = 0      # MGET: elements in the order of the keys

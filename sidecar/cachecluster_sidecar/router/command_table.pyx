@@ -20,6 +20,7 @@ KINDS = {
     "all": KIND_ALL,
     "scan": KIND_SCAN,
     "watch": KIND_WATCH,
+    "pubsub": KIND_PUBSUB,
 }
 MERGES = {
     "mget": MERGE_ARRAY,

@@ -22,8 +22,9 @@ def line(client: Client) -> str:
         "laddr": address(client, "sockname"),
         "name": told.get("name", ""),
         "db": 0,
-        "sub": 0,
-        "psub": 0,
+        "sub": len(client.subs[0]) if client.subs else 0,
+        "psub": len(client.subs[1]) if client.subs else 0,
+        "ssub": len(client.subs[2]) if client.subs else 0,
         "multi": client.queued,
         "watch": int(client.watching),
         "user": "default",
@@ -51,7 +52,7 @@ def listed(client: Client, options: list[bytes]) -> str | None:
         case [b""]:
             found = clients(client)
         case [b"TYPE", kind] if kind.lower() in TYPES:
-            found = clients(client) if kind.lower() == b"normal" else iter(())
+            found = (it for it in clients(client) if _kind(it) == kind.lower())
         case [b"ID", _, *_] if all(map(_is_id, options[1:])):
             wanted = {int(it) for it in options[1:]}
             found = (it for it in clients(client) if it.id in wanted)
@@ -92,6 +93,10 @@ def unblock(client: Client, arguments: list[bytes]) -> bytes:
     return encode(int(found is not None and found.unblock_with(how)), client.proto)
 
 
+def _kind(client: Client) -> bytes:
+    return b"normal" if client.subs is None else b"pubsub"
+
+
 def _is_id(value: bytes) -> bool:
     return value.isdigit() and len(value) <= ID_DIGITS
 
@@ -106,7 +111,7 @@ def _filter(name: bytes, value: bytes) -> Filter | None:
         case b"LADDR":
             return lambda it: address(it, "sockname").encode() == value
         case b"TYPE" if value.lower() in TYPES:
-            return lambda it: value.lower() == b"normal"
+            return lambda it: value.lower() == _kind(it)
         case b"USER":
             return lambda it: value == b"default"
     return None

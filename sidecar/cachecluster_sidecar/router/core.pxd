@@ -122,10 +122,13 @@ cdef class Backend:
     cdef dict away               # peer: by ticket, what is on a private connection there; None until used
     cdef bint apart              # not the target's one for everybody
     cdef bint control            # for words of ours only: the gate does not matter
+    cdef bint listens            # a Feed
 
     cdef void add(self, Request r, const char* frame, Py_ssize_t n)
     cdef void add_wrapped(self, Request r, const char* frame, Py_ssize_t n)
     cdef void say(self, list words)
+    cdef void say_frame(self, bytes frame)
+    cdef void take_push(self, const char* frame, Py_ssize_t n)
     cdef void schedule(self)
     cdef void flush(self)
     cdef void evict(self, Partition p)
@@ -152,6 +155,52 @@ cdef class Backend:
 # To an engine, for words about other connections.
 cdef class Control(Backend):
     pass
+
+
+# A confirmation of subscriptions that is not complete.
+cdef class Pending:
+    cdef Request request
+    cdef bytes reply
+    cdef Py_ssize_t count        # of those who have not confirmed
+
+    cdef void heard(self)
+    cdef void told(self)
+
+
+# Where this router hears what is published: an engine here, or the router of another pod.
+cdef class Feed(Backend):
+    cdef list early              # who waits for its first subscriptions: Pending, or a Partition
+    cdef list barriers           # by PING that is not answered, who waits for it
+    cdef bint muted              # what it tells others have told
+
+    cdef void ask(self, bytes commands, list waiting)
+    cdef void want(self, bytes commands, Pending pending)
+    cdef void tell(self, list waiting)
+    cdef bint look_after(self, double now)
+
+
+# Subscriptions of this router's clients, and the feeds for them.
+cdef class Hub:
+    cdef Router router
+    cdef tuple listeners         # by kind, clients and peers by name
+    cdef tuple own               # by kind, how many clients that are no peers, by name
+    cdef dict feeds              # of peers, by pod UID
+    cdef dict retry_at           # when a peer is tried again, by pod UID
+
+    cdef bint active(self)
+    cdef Py_ssize_t size(self)
+    cdef bytes everything(self, bint of_peer)
+    cdef void subscribe(self, Client c, int kind, list names)
+    cdef void add(self, Client c, int kind, bytes name, list new, list new_own)
+    cdef void unsubscribe(self, Client c, int kind, list names)
+    cdef void leave(self, Client c)
+    cdef void remove(self, Client c, int kind, list names)
+    cdef void publish(self, int kind, bytes name, const char* frame, Py_ssize_t n, bint by_peer)
+    cdef void listen(self)
+    cdef void listen_here(self, Partition p, double now)
+    cdef void lost(self, Feed feed)
+    cdef void forget_peer(self, str uid)
+    cdef void look_after(self, double now)
 
 
 # A connection to an engine that is one client's: for commands that wait there, or for WATCH.
@@ -202,6 +251,11 @@ cdef class Partition:
     cdef Py_ssize_t privately    # commands in flight on them
     cdef bint unblocking         # some of those that wait there are being ended
     cdef Control control         # by which what waits in the engine is ended; None until used
+    cdef Feed feed               # where what is published at the engine is heard; None: nowhere
+    cdef double feed_retry_at
+    cdef bint attaching          # commands wait until the engine is listened to
+    cdef double attach_until
+    cdef bint feed_due           # the gate is reported shut when everything that was published is heard
 
     cdef bint parks(self)
     cdef void hold_back(self)
@@ -224,6 +278,8 @@ cdef class Partition:
     cdef bint refuses(self, Request r)
     cdef void take_over(self, uint64_t generation, bint patient, list required)
     cdef void confirm_when_idle(self)
+    cdef void attach(self)
+    cdef void heard_all(self)
 
 
 # The replies of one partition that wait until every required copy has acknowledged what they tell.
@@ -323,6 +379,8 @@ cdef class Client:
     cdef bint spoiled            # what it watches was lost sight of: EXEC executes nothing
     cdef int watched             # the slot of what it watches
     cdef dict links              # by number, the connection that it has for itself, or a peer's; None until used
+    cdef readonly tuple subs     # by kind, the names it has subscribed to; None: none
+    cdef set unheard             # (kind, name) of those that are not confirmed yet; None: all are
     cdef uint64_t reads          # how often something came
     cdef dict away               # by slot: the read that brought what was answered MOVED, when, and after what pause
     cdef Py_ssize_t outstanding
@@ -348,6 +406,7 @@ cdef class Client:
     cdef void end_link(self, uint64_t number)
     cdef void forget_watch(self)
     cdef void reply(self, bytes data)
+    cdef void push(self, const char* p, Py_ssize_t n)
     cdef void deliver(self, Request r, const char* p, Py_ssize_t n)
     cdef void hold(self, Request r, const char* p, Py_ssize_t n)
     cdef void tell(self, Request r, bytes reply)
@@ -380,6 +439,7 @@ cdef struct Counters:
     uint64_t rejected
     uint64_t bytes_in
     uint64_t bytes_out
+    uint64_t messages
     uint64_t noreplicas
     uint64_t unacknowledged
     uint64_t rounds
@@ -398,6 +458,7 @@ cdef class Router:
     cdef int shift
     cdef list lines                      # Partition by number
     cdef dict peers                      # Target by pod UID
+    cdef Hub hub                         # subscriptions
     cdef list retired                    # targets that the routes name no more
     cdef readonly str self_uid
     cdef bytearray shared                # where every connection reads into

@@ -13,6 +13,7 @@ The parts, each with one job:
     spread.pxi      commands of several partitions
     transaction.pxi MULTI and EXEC: commands that are kept, and go to an engine in one piece
     private.pxi     connections of one client's own: commands that wait, WATCH
+    pubsub.pxi      SUBSCRIBE and PUBLISH: who listens to what, and to whom this router listens for them
     scan.pxi        SCAN over all partitions
     commit.pxi      replies that wait until the copies have acknowledged what they tell
     router.pxi      routes, the tick, counters
@@ -51,6 +52,7 @@ from .command_table cimport (
     KIND_KEYS,
     KIND_LATER,
     KIND_LOCAL,
+    KIND_PUBSUB,
     KIND_REFUSED,
     KIND_SCAN,
     KIND_SPLIT,
@@ -107,6 +109,7 @@ cdef enum:
     C_OUTPUT_PAUSE = 262144
     C_HELD_PAUSE = 16777216
     C_OUTPUT_MAX = 134217728
+    C_LISTENER_MAX = 33554432
     C_BACKEND_PAUSE = 1048576
     C_LATENCY_MASK = 15
     LATENCY_BUCKETS = 24
@@ -132,6 +135,8 @@ HELD_PAUSE_BYTES = C_HELD_PAUSE
 """Replies whose turn has not come, per client; then its commands wait."""
 OUTPUT_MAX_BYTES = C_OUTPUT_MAX
 """The same bound for replies to commands that were already on their way; then the client is disconnected."""
+LISTENER_MAX_BYTES = C_LISTENER_MAX
+"""Messages that a client which has subscribed has not read (Redis' limit for pubsub clients); then it is disconnected."""
 BACKEND_PAUSE_BYTES = C_BACKEND_PAUSE
 """Commands that a backend's socket has not taken yet; then clients that send more to it are not read."""
 CONNECT_TIMEOUT_S = 1.0
@@ -199,6 +204,7 @@ include "dispatch.pxi"
 include "spread.pxi"
 include "transaction.pxi"
 include "private.pxi"
+include "pubsub.pxi"
 include "scan.pxi"
 include "commit.pxi"
 include "router.pxi"

@@ -27,6 +27,9 @@ cdef bint serve(Client c, const char* frame, Py_ssize_t n):
     if wrong_arity(command, scan.argc):
         c.refuse(arity_error(command))
         return True
+    if c.subs is not None and only_listens(c) and not may_while_listening(command):
+        c.refuse(listening_error(command))
+        return True
     if command.kind == KIND_TRANSACTION:
         return serve_transaction(c, command)
     if command.one_key:
@@ -42,6 +45,9 @@ cdef bint serve(Client c, const char* frame, Py_ssize_t n):
         return True
     if command.kind == KIND_LOCAL:
         return serve_here(c, command, frame, n)
+    if command.kind == KIND_PUBSUB:
+        serve_pubsub(c, command, frame, n)
+        return True
     router.counters.unserved += 1
     c.refuse(unserved_error(command, router.table.entries[command.index]))
     return True
@@ -157,7 +163,7 @@ cdef bint serve_here(Client c, Command* command, const char* frame, Py_ssize_t n
         return True
     if argc == 1 and command.name_len == 4 and memcmp(command.name, b"ping", 4) == 0:
         c.router.counters.answered += 1
-        c.reply(PONG)
+        c.reply(PONG if c.subs is None or not only_listens(c) else b"*2\r\n$4\r\npong\r\n$0\r\n\r\n")
         return True
     name = (<dict>c.router.table.entries[command.index])["name"]
     if (name == "hello" or name == "reset") and c.head is not None:

@@ -158,6 +158,8 @@ def kind_of(name: str, command: Json) -> tuple[str, str | None]:
         return "transaction", None
     if name in overlay.WATCH:
         return "watch", None
+    if name in overlay.PUBSUB:
+        return "pubsub", None
     if named(overlay.LATER, name) or name.endswith("|help"):
         return "later", None
     if command["specs"] and "|" in name:
@@ -179,6 +181,8 @@ def routing_entry(name: str, command: Json) -> Json:
         entry["hint"] = hint
     if kind in ("keys", "split", "all", "scan"):
         entry["write"] = "readonly" not in command["flags"] and name not in overlay.READS
+    if kind == "pubsub":
+        entry["write"] = name == "publish"
     if kind in ("keys", "split", "watch"):
         keys = [spec for spec in map(key_spec, command["specs"]) if spec is not None]
         entry["keys"] = keys + overlay.EXTRA_KEYS.get(name, [])

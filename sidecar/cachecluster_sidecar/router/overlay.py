@@ -98,20 +98,27 @@ LATER = (
     "lolwut",
     "memory|stats",
     "monitor",
-    "psubscribe",
-    "publish",
-    "pubsub",
-    "punsubscribe",
     "script",
-    "spublish",
-    "ssubscribe",
-    "subscribe",
-    "sunsubscribe",
-    "unsubscribe",
     "wait",
     "waitaof",
 )
 """Commands that a later version serves; a container name stands for all its subcommands."""
+
+PUBSUB = (
+    "psubscribe",
+    "publish",
+    "pubsub|channels",
+    "pubsub|numpat",
+    "pubsub|numsub",
+    "pubsub|shardchannels",
+    "pubsub|shardnumsub",
+    "punsubscribe",
+    "ssubscribe",
+    "subscribe",
+    "sunsubscribe",
+    "unsubscribe",
+)
+"""Commands about subscriptions, which the router keeps for its clients; SPUBLISH goes where its channel's slot is."""
 
 WATCH = ("watch",)
 """Commands whose connection to the engine is one client's own until its transaction ends."""

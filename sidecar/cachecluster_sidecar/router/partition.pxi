@@ -44,6 +44,7 @@ cdef class Partition:
         """Must a new command wait: behind others, or for what is in flight, a probe or at a former owner?"""
         return (
             self.owner is None
+            or self.attaching
             or self.waiting.head is not None
             or self.refused.head is not None
             or (self.inflight > 0 and (self.probing or self.carrier is not self.owner))
@@ -241,6 +242,11 @@ cdef class Partition:
         if not self.confirm_due or self.privately > 0 or self.commit.count > 0:
             return
         if self.inflight == 0 or self.carrier.partition < 0:
+            if self.feed is not None and self.feed.is_ready and not self.feed.muted:
+                if not self.feed_due:
+                    self.feed_due = True
+                    self.feed.ask(b"", [self])
+                return
             self.confirm_due = False
             self.cut_at = 0
             if self.router.confirm is not None:
@@ -270,10 +276,12 @@ cdef class Partition:
             self.commit.use_required(required)
             self.commit.judge()
         if gate.generation == generation and gate.gate_epoch and gate.gate_epoch >= gate.seen_epoch:
-            self.confirm_due = False
+            self.confirm_due = self.feed_due = False
             self.cut_at = 0
             if self.router.confirm is not None:
                 self.router.confirm(self.index, generation)
+            if self.router.hub.active():
+                self.attach()
             self.release()
             self.commit.begin()
             return
@@ -286,6 +294,32 @@ cdef class Partition:
         self.confirm_when_idle()
         self.router.hurry()
 
+    cdef void attach(self):
+        """The gate has opened: what is published from now on must be heard."""
+        self.router.hub.listen_here(self, seconds())
+        if self.feed is None or (self.feed.is_ready and not self.feed.muted and not self.feed.barriers):
+            return
+        if self.feed.is_ready:
+            self.feed.ask(b"", [self])
+        else:
+            self.feed.early.append(self)
+        self.attaching = True
+        self.attach_until = seconds() + ATTACH_S
+        self.router.hurry()
+
+    cdef void heard_all(self):
+        """Everything that was published before is heard, and from now on everything is; or there is no telling."""
+        if self.feed_due:
+            self.feed_due = False
+            if self.feed is not None:
+                self.feed.muted = True
+            self.confirm_when_idle()
+        elif self.attaching:
+            self.attaching = False
+            if self.feed is not None:
+                self.feed.muted = False
+            self.release()
+
     cdef void release(self):
         """Send what is parked, as far as the owner takes it."""
         cdef Backend b
@@ -293,7 +327,7 @@ cdef class Partition:
         cdef Line line
         if self.inflight > 0 or (self.refused.head is None and self.waiting.head is None):
             return
-        if seconds() < self.hold_until or (self.owner is not None and self.mine and not self.may_serve()):
+        if self.attaching or seconds() < self.hold_until or (self.owner is not None and self.mine and not self.may_serve()):
             return
         while True:
             line = self.refused if self.refused.head is not None else self.waiting

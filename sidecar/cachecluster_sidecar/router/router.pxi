@@ -14,6 +14,7 @@ cdef class Router:
         self.lines = []
         self.peers = {}
         self.retired = []
+        self.hub = Hub(self)
         self.shared = bytearray(SHARED_BUFFER_BYTES)
         self.shared_p = PyByteArray_AS_STRING(self.shared)
         self.shared_view = memoryview(self.shared)
@@ -83,6 +84,7 @@ cdef class Router:
         cdef Target target
         for uid in [uid for uid in self.peers if uid not in members]:
             self.retired.append(self.peers.pop(uid))
+            self.hub.forget_peer(uid)
         for uid, member in members.items():
             if uid == self.self_uid:
                 continue
@@ -102,6 +104,8 @@ cdef class Router:
             self.retired.append(p.engine)
             p.engine = None
             p.end_privates(False)
+            if p.feed is not None:
+                p.feed.lose("the copy was taken away")
             p.commit.reset("the copy was taken away")
         if path is not None:
             p.engine = Target(self, f"the engine of partition {p.index}", path, partition=p.index)
@@ -119,6 +123,8 @@ cdef class Router:
             p.end_privates(False)
             p.probing = False
             p.hold_until = p.hold_s = 0
+        if p.feed is not None and not p.mine and not p.may_serve():
+            p.feed.lose("the primary is elsewhere")
         p.release()
 
     def use_gate(self, int partition, uint64_t generation, bint patient=False, list required=None):
@@ -357,7 +363,7 @@ cdef class Router:
             self.look_after(now)
         finally:
             for p in self.lines:
-                busy = busy or p.confirm_due or p.unblocking
+                busy = busy or p.confirm_due or p.unblocking or p.attaching
             wait = TICK_BUSY_S if busy else TICK_IDLE_S
             self.tick_due = seconds() + wait
             self.tick_timer = self.loop.call_later(wait, self.tick)
@@ -376,6 +382,7 @@ cdef class Router:
         for target in self.peers.values():
             self.look_at_target(target, now)
         self.look_at_retired(now)
+        self.hub.look_after(now)
         self.settle_touched()
 
     cdef void look_at_target(self, Target target, double now):
@@ -533,6 +540,8 @@ cdef class Router:
             "held": held,
             "private": private,
             "waiting": waiting,
+            "subscriptions": self.hub.size(),
+            "messages": c.messages,
             "commits": c.rounds,
             "heldFor": held_for,
             "loopLagMs": round(lag * 1000, 3),

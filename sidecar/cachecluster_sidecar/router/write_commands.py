@@ -22,6 +22,7 @@ others. RESP2, RESP3 and inline commands are served on both.
 | by key | sent to the partition of the keys; all in one slot (give them one `{hash tag}`), or -CROSSSLOT |
 | split | keys in several partitions: one request for each, not atomic across them; on the cluster port in one slot |
 | all partitions | sent to every partition, on the cluster port to those of the pod; not between MULTI and EXEC |
+| pub/sub | heard on every pod, wherever it is published, at most once; also across moves |
 | transaction | commands between MULTI and EXEC are kept and executed in one piece; all their keys in one slot |
 | router | answered by the router itself |
 | not yet | answered with an error |
@@ -35,6 +36,7 @@ HOW = {
     "scan": "all partitions",
     "transaction": "transaction",
     "watch": "transaction",
+    "pubsub": "pub/sub",
     "local": "router",
     "later": "not yet",
     "refused": "refused",
@@ -44,7 +46,15 @@ NOTES = {
 }
 BLOCKS_NOTE = "waits on a connection of its own, and when the primary moves at the new one, for the time that is left"
 SCRIPT_NOTE = "where its keys are; without keys on any partition, of the pod if it leads one"
+NUMBERS_NOTE = "routers that listen, not clients"
 WATCH_NOTE = "all keys in one slot; when the primary changes before EXEC, EXEC executes nothing"
+PUBSUB_NOTES = {
+    "publish": "to one engine, which keeps the order of the channel; answers how many routers of its pod passed it on",
+    "pubsub|numpat": NUMBERS_NOTE,
+    "pubsub|numsub": NUMBERS_NOTE,
+    "pubsub|shardnumsub": NUMBERS_NOTE,
+    "ssubscribe": "on any pod, for any shard channel; it stays when the slot moves",
+}
 SCAN_NOTE = "one partition after the other; another process' keys are told again"
 
 
@@ -67,6 +77,8 @@ def _note(entry: Entry) -> str:
         return BLOCKS_NOTE
     if entry["name"].partition("_")[0] in ("eval", "evalsha", "fcall"):
         return SCRIPT_NOTE
+    if entry["kind"] == "pubsub":
+        return PUBSUB_NOTES.get(entry["name"], "")
     return {"scan": SCAN_NOTE, "watch": WATCH_NOTE}.get(entry["kind"], "")
 
 
