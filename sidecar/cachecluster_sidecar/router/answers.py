@@ -31,6 +31,7 @@ NO_PASSWORD = error(
     "Are you sure your configuration is correct?"
 )
 WRONG_PASSWORD = error("WRONGPASS invalid username-password pair or user is disabled.")
+NO_TRACKING: dict[str, object] = {"flags": {"off"}, "redirect": -1, "prefixes": []}
 PRINTABLE = re.compile(rb"[!-~]*")
 BAD_NAME = error("ERR Client names cannot contain spaces, newlines or special characters.")
 
@@ -327,6 +328,7 @@ HANDLERS: dict[str, Callable[[Client, Arguments], bytes]] = {
     "acl|whoami": lambda client, arguments: encode("default", client.proto),
     "asking": _cluster_only,
     "auth": _auth,
+    "client|capa": lambda client, arguments: OK,
     "client|getname": _client_getname,
     "client|id": lambda client, arguments: encode(client.id, client.proto),
     "client|info": lambda client, arguments: _text(client, connections.line(client)),
@@ -337,6 +339,7 @@ HANDLERS: dict[str, Callable[[Client, Arguments], bytes]] = {
     "client|no-touch": _on_off,
     "client|setinfo": _client_setinfo,
     "client|setname": _client_setname,
+    "client|trackinginfo": lambda client, arguments: encode(NO_TRACKING, client.proto),
     "client|unblock": connections.unblock,
     "command": _command,
     "command|count": lambda client, arguments: encode(len(command_names(_engine(client.router))), client.proto),
@@ -348,6 +351,8 @@ HANDLERS: dict[str, Callable[[Client, Arguments], bytes]] = {
     "echo": lambda client, arguments: encode(arguments[1], client.proto),
     "hello": _hello,
     "info": lambda client, arguments: _text(client, info.info(client.router, client, arguments[1:])),
+    "lastsave": lambda client, arguments: encode(info.STARTED_AT, client.proto),
+    "lolwut": lambda client, arguments: _text(client, info.name_and_version(client.router)),
     "ping": _ping,
     "quit": _quit,
     "readonly": _cluster_only,

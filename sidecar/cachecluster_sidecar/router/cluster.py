@@ -1,4 +1,4 @@
-"""CLUSTER SLOTS, SHARDS, NODES, INFO, MYID and KEYSLOT from the agent's routes: pods and their cluster ports."""
+"""What the CLUSTER commands tell, from the agent's routes: pods and their cluster ports."""
 
 from __future__ import annotations
 
@@ -66,8 +66,14 @@ def answer(routes: Routes, arguments: list[bytes], proto: int) -> bytes:
             return _text("".join(_nodes(routes)), proto)
         case b"INFO":
             return _text(_info(routes), proto)
-        case b"MYID":
+        case b"MYID" | b"MYSHARDID":
             return encode(node_id(routes["self"]), proto)
+        case b"LINKS":
+            return encode([], proto)
+        case b"REPLICAS" | b"SLAVES":
+            if arguments[2].decode(errors="replace") not in map(node_id, routes["members"]):
+                return error(f"ERR Unknown node {arguments[2].decode(errors='replace')}")
+            return encode([], proto)
         case b"KEYSLOT":
             return encode(slot_of_key(arguments[2]), proto)
     return error(f"ERR 'cluster|{arguments[1].decode(errors='replace').lower()}' is not known to the router")

@@ -12,6 +12,8 @@ from typing import Any
 from .core import Client, Router
 
 STARTED = time.monotonic()
+STARTED_AT = int(time.time())
+"""Seconds since 1970: what LASTSAVE tells where nothing is ever saved, as the engines do."""
 VALKEY_COMPATIBILITY = "7.2.4"
 """The redis_version that every Valkey reports, so that clients written for Redis know its features."""
 LONGEST_PATTERN = 256
@@ -53,6 +55,12 @@ def info(router: Router, client: Client, sections: list[bytes]) -> str:
         if everything or title.lower() in wanted:
             parts.append(f"# {title}\r\n" + "".join(f"{name}:{value}\r\n" for name, value in fields.items()))
     return "\r\n".join(parts)
+
+
+def name_and_version(router: Router) -> str:
+    """The one line that LOLWUT ends with."""
+    settings = _settings(router)
+    return f"{settings['engine'].title()} ver. {settings['engineVersion']}\n"
 
 
 def engine_version(router: Router) -> dict[str, str]:
