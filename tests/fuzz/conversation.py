@@ -186,7 +186,7 @@ class _Listener:
 
     def look(self, all_answered: bool = False) -> None:
         frames = ReplyFeed().feed(self.transport.written)
-        told = [it.split(b"\r\n")[2] for it in frames if not it.startswith(TOO_MANY)]
+        told = [it.split(b"\r\n")[2] for it in frames if it.startswith((b"*", b">"))]
         if TOO_MANY in frames:
             return
         confirmed = [word for word in told if word != b"message"]

@@ -56,6 +56,7 @@ class Transport:
         self.protocol = protocol
         self.written = b""
         self.ended = False
+        self._eof = False
         self._slow = slow
         protocol.connection_made(self)
 
@@ -69,6 +70,7 @@ class Transport:
             data = data[taken:]
 
     def write(self, data: bytes) -> None:
+        assert not self._eof, "written after the end"
         self.written += data
         if self._slow and len(self.written) > OUTPUT_PAUSE_BYTES:
             self.protocol.pause_writing()
@@ -106,6 +108,7 @@ class Transport:
 
     def write_eof(self) -> None:
         """Nothing more will come."""
+        self._eof = True
 
 
 class World:

@@ -373,3 +373,60 @@ def test_a_client_that_comes_back_to_a_slot_is_sent_away_a_moment_later_and_to_w
     client.feed(get)
     world.engines()[0].feed(b"$-1\r\n")
     assert client.frames() == [b"$-1\r\n"]
+
+
+def feeds_of(world: World) -> dict[int, Transport]:
+    """The engines that a client, which has just subscribed, is to hear; they confirm."""
+    found = {}
+    for engine in world.engines():
+        if engine.protocol.target.uid is None:
+            found[len(found)] = engine
+        pongs(engine)
+    return found
+
+
+def pongs(engine: Transport) -> None:
+    """Answers every PING that came."""
+    count = engine.written.count(b"PING")
+    engine.written = b""
+    engine.feed(b"+PONG\r\n" * count)
+
+
+def told(text: str) -> bytes:
+    return b">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$%d\r\n%s\r\n" % (len(text), text.encode())
+
+
+def test_a_gate_is_reported_shut_when_what_was_published_is_heard_and_opens_to_commands_when_its_engine_is() -> None:
+    world = World()
+    client, other = world.client(), world.client()
+    connected_engine(world, other)
+    client.protocol.set_proto(3)
+    client.feed(request("SUBSCRIBE", "a"))
+    feed = feeds_of(world)[0]
+    assert client.frames() == [b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"]
+    world.set_gate(0, 2, 0)
+    world.router.use_gate(0, 2)
+    world.loop.turn()
+    assert (0, 2) not in world.confirmed
+    feed.feed(told("last"))
+    pongs(feed)
+    assert (0, 2) in world.confirmed
+    feed.feed(told("replicated"))
+    assert client.frames() == [told("last")], "what another primary tells is heard there"
+    world.set_gate(0, 3, 2)
+    world.router.use_gate(0, 3)
+    other.feed(request("GET", key_of(0)))
+    world.loop.turn()
+    assert other.frames() == [] and world.router.metrics()["parked"] == 1
+    world.set_gate(0, 4, 0)
+    world.router.use_gate(0, 4)
+    world.router.tick()
+    pongs(feed)
+    assert (0, 4) in world.confirmed
+    world.set_gate(0, 5, 3)
+    world.router.use_gate(0, 5)
+    world.loop.turn()
+    pongs(feed)
+    assert world.router.metrics()["parked"] == 0
+    feed.feed(told("new"))
+    assert client.frames() == [told("new")]

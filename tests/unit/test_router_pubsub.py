@@ -15,7 +15,7 @@ from tests.unit.router_support import (
     running_cluster,
     until,
 )
-from tests.unit.test_router_moves_and_parking import move
+from tests.unit.test_router_moves_and_parking import move, until_parked
 
 pytestmark = pytest.mark.t1
 
@@ -96,6 +96,7 @@ async def test_patterns_shard_channels_and_events_of_engines_are_heard(tmp_path:
                 assert await talker.ask("PUBSUB", "SHARDCHANNELS") == b"*1\r\n" + bulk("shard")
 
 
+BUSY = b"-BUSY Valkey is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.\r\n"
 DIALOG: tuple[tuple[tuple[str, ...], int], ...] = (
     (("UNSUBSCRIBE",), 1),
     (("SUBSCRIBE", "a", "b", "a"), 3),
@@ -115,6 +116,12 @@ DIALOG: tuple[tuple[tuple[str, ...], int], ...] = (
     (("SUBSCRIBE", "c"), 1),
     (("RESET",), 1),
     (("GET", "k"), 1),
+    (("MULTI",), 1),
+    (("PUBLISH", "none", "x"), 1),
+    (("EXEC",), 1),
+    (("SUBSCRIBE", "c"), 1),
+    (("HELLO", "5"), 1),
+    (("QUIT",), 1),
 )
 
 
@@ -188,10 +195,10 @@ async def test_subscriptions_outlive_engines_and_routers_of_other_pods(tmp_path:
         other = cluster.pods[1]
         channel = cluster.keys(1)[0]
 
-        async def comes() -> None:
+        async def comes(text: str) -> None:
             async with conversation(other.front) as talker:
                 while True:
-                    await talker.ask("PUBLISH", channel, "again")
+                    await talker.ask("PUBLISH", channel, text)
                     await asyncio.sleep(0.02)
 
         async with conversation(cluster.pods[0].front) as client:
@@ -200,16 +207,19 @@ async def test_subscriptions_outlive_engines_and_routers_of_other_pods(tmp_path:
             other.workers[0].wait()
             other.start_router()
             await other.listening()
-            talk = asyncio.create_task(comes())
-            assert await client.frame() == message(2, channel, "again")
+            talk = asyncio.create_task(comes("router"))
+            assert await client.frame() == message(2, channel, "router")
             talk.cancel()
             await asyncio.gather(talk, return_exceptions=True)
             engine = other.copies[1]
             engine.kill()
             await engine.start()
-            talk = asyncio.create_task(comes())
+            talk = asyncio.create_task(comes("engine"))
             await until_engine_says(engine, b"*1\r\n" + bulk(channel), "PUBSUB", "CHANNELS")
-            await client.frame()
+            heard = message(2, channel, "router")
+            while heard == message(2, channel, "router"):
+                heard = await client.frame()
+            assert heard == message(2, channel, "engine")
             talk.cancel()
             await asyncio.gather(talk, return_exceptions=True)
 
@@ -226,3 +236,73 @@ async def test_a_listener_that_does_not_read_is_disconnected_and_others_hear_on(
                     assert (await talker.ask("PUBLISH", "a", big)).startswith(b":")
                     assert await reader.frame() == message(2, "a", big)
             await until(lambda: "does not read its replies" in cluster.pods[0].log())
+
+
+async def test_a_subscription_behind_a_slow_command_is_confirmed_before_its_messages(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path) as cluster, asyncio.timeout(30):
+        pod, key = cluster.pods[0], cluster.keys(0)[0]
+        async with conversations([pod.front] * 3) as (first, second, talker):
+            await first.ask("SUBSCRIBE", "a")
+            await pod.agent.confirmed(0, pod.agent.set_gate(0, epoch=0))
+            second.send(("GET", key), ("SUBSCRIBE", "a"))
+            await until_parked(cluster, 1)
+            other = cluster.keys(1)[0]
+            await talker.ask("EVAL", "return redis.call('publish', 'a', 'early')", "1", other)
+            assert await first.frame() == message(2, "a", "early")
+            pod.agent.set_gate(0, epoch=2)
+            assert await second.frame() == b"$-1\r\n"
+            assert await second.frame() == b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"
+            await talker.ask("PUBLISH", "a", "late")
+            assert await second.frame() == message(2, "a", "late")
+
+
+async def test_a_subscription_right_after_the_last_one_ended_is_in_effect_when_it_is_confirmed(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path) as cluster, asyncio.timeout(60):
+        ports = [cluster.pods[0].front, cluster.pods[1].front]
+        async with conversations(ports) as (client, talker):
+            for number in range(12):
+                await client.ask("SUBSCRIBE", "a")
+                await talker.ask("PUBLISH", "a", str(number))
+                assert await client.frame() == message(2, "a", str(number))
+                await client.ask("UNSUBSCRIBE", "a")
+                await asyncio.sleep(0.025 * number)  # a tick of the router, or more, or less
+
+
+async def test_a_listener_that_is_sent_away_is_told_nothing_more_and_others_hear_on(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path) as cluster, asyncio.timeout(30):
+        pod = cluster.pods[0]
+        async with conversations([pod.front, cluster.pods[1].front, cluster.pods[1].front]) as (gone, stays, talker):
+            await gone.ask("SUBSCRIBE", "a")
+            await stays.ask("SUBSCRIBE", "a")
+            pod.agent.tell({"dismiss": True})
+            assert await gone.frame() == b"", "nothing more will come"
+            for number in range(3):
+                await talker.ask("PUBLISH", "a", str(number))
+                assert await stays.frame() == message(2, "a", str(number))
+
+
+async def test_an_engine_that_refuses_to_be_listened_to_is_asked_again(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path) as cluster, asyncio.timeout(60):
+        pod, key = cluster.pods[0], cluster.keys(0)[0]
+        engine = pod.copies[0]
+        await ask_engine(engine, "CONFIG", "SET", "busy-reply-threshold", "50")
+        async with conversations([pod.front] * 3) as (client, busy, talker):
+            await client.ask("SUBSCRIBE", "a")
+            script = "local t = redis.call('TIME') repeat local n = redis.call('TIME') until n[1] - t[1] >= 2 return 1"
+            busy.send(("EVAL", script, "1", key))
+            await until_engine_says(engine, BUSY, "PING")
+            client.send(("SUBSCRIBE", "b"))
+            assert await busy.frame() == b":1\r\n"
+            assert b"subscribe" in await client.frame()
+            await until_engine_says(engine, b"*2\r\n" + bulk("b") + b":1\r\n", "PUBSUB", "NUMSUB", "b")
+            await talker.ask("EVAL", "return redis.call('publish', 'b', 'x')", "1", key)
+            assert await client.frame() == message(2, "b", "x")
+
+
+async def test_subscriptions_of_a_client_are_bounded(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path) as cluster, conversation(cluster.pods[0].front) as client:
+        assert (await client.ask("SUBSCRIBE", *map(str, range(1025)))).startswith(b"-ERR subscribe to at most 1024 ")
+        client.send(("HELLO", "3"), ("PSUBSCRIBE", *map(str, range(128))))
+        await client.frames(129)
+        assert (await client.ask("PSUBSCRIBE", "x")).startswith(b"-ERR subscribe to at most 1024 ")
+        assert (await client.ask("SUBSCRIBE", "x")).startswith(b">3")

@@ -417,6 +417,7 @@ cdef class Client:
 
     cdef void finish(self):
         """Close. To one that is only told to leave: say that nothing more will come, and let it close."""
+        self.router.hub.leave(self)
         if self.ended or not self.leaving:
             self.transport.close()
         elif not self.half_closed:

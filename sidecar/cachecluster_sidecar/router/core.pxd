@@ -171,7 +171,10 @@ cdef class Pending:
 cdef class Feed(Backend):
     cdef list early              # who waits for its first subscriptions: Pending, or a Partition
     cdef list barriers           # by PING that is not answered, who waits for it
-    cdef bint muted              # what it tells others have told
+    cdef bint muted              # what it tells others have told, or will
+    cdef bint settled            # what was wanted when it became ready is in effect
+    cdef bint again              # it was lost before
+    cdef bint dismissed          # it is to end
 
     cdef void ask(self, bytes commands, list waiting)
     cdef void want(self, bytes commands, Pending pending)
@@ -185,20 +188,22 @@ cdef class Hub:
     cdef tuple listeners         # by kind, clients and peers by name
     cdef tuple own               # by kind, how many clients that are no peers, by name
     cdef dict feeds              # of peers, by pod UID
-    cdef dict retry_at           # when a peer is tried again, by pod UID
+    cdef dict retry_at           # when a peer that was lost is tried again, by pod UID
+    cdef Py_ssize_t bytes        # of all names
 
     cdef bint active(self)
     cdef Py_ssize_t size(self)
-    cdef bytes everything(self, bint of_peer)
+    cdef list everything(self, bint of_peer)
     cdef void subscribe(self, Client c, int kind, list names)
     cdef void add(self, Client c, int kind, bytes name, list new, list new_own)
     cdef void unsubscribe(self, Client c, int kind, list names)
     cdef void leave(self, Client c)
     cdef void remove(self, Client c, int kind, list names)
     cdef void publish(self, int kind, bytes name, const char* frame, Py_ssize_t n, bint by_peer)
-    cdef void listen(self)
-    cdef void listen_here(self, Partition p, double now)
+    cdef void listen(self, bint hurried)
+    cdef void listen_here(self, Partition p)
     cdef void lost(self, Feed feed)
+    cdef void dismiss(self, Feed feed, str reason)
     cdef void forget_peer(self, str uid)
     cdef void look_after(self, double now)
 
@@ -255,6 +260,7 @@ cdef class Partition:
     cdef double feed_retry_at
     cdef bint attaching          # commands wait until the engine is listened to
     cdef double attach_until
+    cdef uint64_t feed_number    # of the PING whose answer counts
     cdef bint feed_due           # the gate is reported shut when everything that was published is heard
 
     cdef bint parks(self)
@@ -279,7 +285,9 @@ cdef class Partition:
     cdef void take_over(self, uint64_t generation, bint patient, list required)
     cdef void confirm_when_idle(self)
     cdef void attach(self)
-    cdef void heard_all(self)
+    cdef void await_feed(self)
+    cdef void heard_all(self, uint64_t number)
+    cdef void stop_attaching(self)
 
 
 # The replies of one partition that wait until every required copy has acknowledged what they tell.

@@ -46,8 +46,7 @@ cdef bint serve(Client c, const char* frame, Py_ssize_t n):
     if command.kind == KIND_LOCAL:
         return serve_here(c, command, frame, n)
     if command.kind == KIND_PUBSUB:
-        serve_pubsub(c, command, frame, n)
-        return True
+        return serve_pubsub(c, command, frame, n)
     router.counters.unserved += 1
     c.refuse(unserved_error(command, router.table.entries[command.index]))
     return True

@@ -242,11 +242,13 @@ cdef class Partition:
         if not self.confirm_due or self.privately > 0 or self.commit.count > 0:
             return
         if self.inflight == 0 or self.carrier.partition < 0:
-            if self.feed is not None and self.feed.is_ready and not self.feed.muted:
-                if not self.feed_due:
-                    self.feed_due = True
-                    self.feed.ask(b"", [self])
-                return
+            if self.feed is not None and not self.feed.muted:
+                if self.feed.is_ready:
+                    if not self.feed_due:
+                        self.feed_due = True
+                        self.await_feed()
+                    return
+                self.feed.muted = True
             self.confirm_due = False
             self.cut_at = 0
             if self.router.confirm is not None:
@@ -280,12 +282,14 @@ cdef class Partition:
             self.cut_at = 0
             if self.router.confirm is not None:
                 self.router.confirm(self.index, generation)
-            if self.router.hub.active():
+            if self.feed is not None or self.router.hub.active():
                 self.attach()
             self.release()
             self.commit.begin()
             return
         self.commit.acked = {}
+        self.attaching = False
+        self.feed_number += 1
         self.confirm_due = True
         self.cut_at = 0 if patient else seconds() + GATE_DRAIN_S
         if self.engine is not None:
@@ -296,28 +300,38 @@ cdef class Partition:
 
     cdef void attach(self):
         """The gate has opened: what is published from now on must be heard."""
-        self.router.hub.listen_here(self, seconds())
-        if self.feed is None or (self.feed.is_ready and not self.feed.muted and not self.feed.barriers):
+        self.router.hub.listen_here(self)
+        if self.feed is None or (self.feed.settled and not self.feed.muted):
             return
-        if self.feed.is_ready:
-            self.feed.ask(b"", [self])
-        else:
-            self.feed.early.append(self)
         self.attaching = True
         self.attach_until = seconds() + ATTACH_S
+        self.await_feed()
         self.router.hurry()
 
-    cdef void heard_all(self):
-        """Everything that was published before is heard, and from now on everything is; or there is no telling."""
+    cdef void await_feed(self):
+        """When everything is heard that is published before now."""
+        self.feed_number += 1
+        if self.feed.is_ready:
+            self.feed.ask(b"", [(self, self.feed_number)])
+        else:
+            self.feed.early.append((self, self.feed_number))
+
+    cdef void heard_all(self, uint64_t number):
+        """It is; at a gate that was shut since, or opened since, another answer counts."""
+        if number != self.feed_number or self.feed is None:
+            return
         if self.feed_due:
             self.feed_due = False
-            if self.feed is not None:
-                self.feed.muted = True
+            self.feed.muted = True
             self.confirm_when_idle()
-        elif self.attaching:
+        else:
+            self.feed.muted = False
+            self.stop_attaching()
+
+    cdef void stop_attaching(self):
+        """Take commands, listened to or not."""
+        if self.attaching:
             self.attaching = False
-            if self.feed is not None:
-                self.feed.muted = False
             self.release()
 
     cdef void release(self):

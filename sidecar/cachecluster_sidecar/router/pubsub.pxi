@@ -19,8 +19,19 @@ cdef bytes PING_FRAME = b"*1\r\n$4\r\nPING\r\n"
 cdef tuple PUBSUB_PONGS = (b"$4\r\npong\r\n", b"$0\r\n\r\n")
 ATTACH_S = 0.25
 """How long commands wait at a gate that opened until its engine is listened to."""
-MOST_NAMES = 1048576
-"""Channels and patterns of one client."""
+FEED_SILENCE_S = 5.0
+"""After which a peer is not listened to any longer; an engine's socket tells its end."""
+NAMES_AT_ONCE = 1024
+"""Channels or patterns in one command, of a client or of ours."""
+MOST_NAMES = (16384, 128, 16384)
+"""Channels, patterns and shard channels of one client; each pattern that fits multiplies what a feed carries."""
+MOST_NAME_BYTES = 67108864
+"""Names that a router listens to for its clients."""
+TOO_MANY_NAMES = (
+    f"-ERR subscribe to at most {NAMES_AT_ONCE} names at once, and to at most {MOST_NAMES[0]} channels and "
+    f"{MOST_NAMES[1]} patterns\r\n"
+).encode()
+NO_ROOM_FOR_NAMES = b"-ERR there is no room for more subscriptions on this pod\r\n"
 
 
 @cython.final
@@ -49,9 +60,12 @@ cdef class Feed(Backend):
 
     cdef void greeted(self, bytes reply):
         """From now on, everything that anybody wants to hear."""
+        cdef list commands = self.router.hub.everything(self.target.partition < 0)
         early = self.early
         self.early = []
-        self.ask(self.router.hub.everything(self.target.partition < 0), early)
+        for command in commands:
+            self.ask(command, [])
+        self.ask(b"", [self, *early])
 
     cdef void ask(self, bytes commands, list waiting):
         """Say something that is answered by pushes only; those who wait are told when it is in effect."""
@@ -59,8 +73,10 @@ cdef class Feed(Backend):
         self.say_frame(commands + PING_FRAME)
 
     cdef void want(self, bytes commands, Pending pending):
-        """Listen to more (nothing new: b"")."""
+        """Listen to more (nothing new: b""). Nobody waits for one that was lost and may not come back."""
         if not self.is_ready:
+            if self.again:
+                return
             self.early.append(pending)
         elif commands:
             self.ask(commands, [pending])
@@ -73,6 +89,10 @@ cdef class Feed(Backend):
     cdef void take_internal(self, Request r, const char* frame, Py_ssize_t n):
         if r.internal == HELLO_REPLY:
             Backend.take_internal(self, r, frame, n)
+        elif frame[0] == c"-":
+            text = PyBytes_FromStringAndSize(frame + 1, min(n - 3, 200))
+            log.warning("%s cannot be listened to: %s", self.target.name, text.decode(errors="replace"))
+            self.lose("it refused a subscription")
         else:
             self.tell(self.barriers.pop(0))
 
@@ -80,8 +100,10 @@ cdef class Feed(Backend):
         for it in waiting:
             if isinstance(it, Pending):
                 (<Pending>it).heard()
+            elif it is self:
+                self.settled = True
             else:
-                (<Partition>it).heard_all()
+                (<Partition>it[0]).heard_all(it[1])
 
     cdef void take_push(self, const char* frame, Py_ssize_t n):
         """A message, or the confirmation of a subscription, which PONG tells as well."""
@@ -96,9 +118,10 @@ cdef class Feed(Backend):
             kind = SHARD
         else:
             return
-        if self.muted:
-            return
         length = strtoll(frame + at, NULL, 10)
+        # Committers publish to the shard channel without a name, and for nobody.
+        if self.muted or (kind == SHARD and length == 0):
+            return
         while frame[at] != c"\n":
             at += 1
         self.router.hub.publish(
@@ -109,20 +132,22 @@ cdef class Feed(Backend):
         cdef list waiting = self.early
         self.early = []
         for it in self.barriers:
-            waiting = waiting + it
+            waiting += it
         self.barriers = []
         self.router.hub.lost(self)
         self.tell(waiting)
 
     cdef bint look_after(self, double now):
-        """Whether it answers in time; it is asked now and then."""
-        if now - self.heard > CONNECT_TIMEOUT_S:
-            if not self.is_ready or self.sent.head is not None:
+        """Whether it answers in time; a peer is asked now and then."""
+        cdef double silent = now - self.heard
+        if not self.is_ready and silent > CONNECT_TIMEOUT_S:
+            self.lose("it did not answer our greeting in time")
+        elif self.is_ready and self.target.partition < 0 and silent > CONNECT_TIMEOUT_S:
+            if silent > FEED_SILENCE_S and self.sent.head is not None:
                 self.lose("it was silent")
-                return False
-            if self.unsent.head is None:
+            elif self.sent.head is None and self.unsent.head is None:
                 self.ask(b"", [])
-        return True
+        return not self.closed
 
 
 class FeedProtocol(Feed, asyncio.BufferedProtocol):
@@ -141,6 +166,7 @@ cdef class Hub:
         self.own = ({}, {}, {})
         self.feeds = {}
         self.retry_at = {}
+        self.bytes = 0
 
     cdef bint active(self):
         return self.size() > 0
@@ -148,14 +174,15 @@ cdef class Hub:
     cdef Py_ssize_t size(self):
         return len(self.listeners[CHANNEL]) + len(self.listeners[PATTERN]) + len(self.listeners[SHARD])
 
-    cdef bytes everything(self, bint of_peer):
+    cdef list everything(self, bint of_peer):
         """The commands that subscribe to all that is wanted. Peers are not asked for what only peers want."""
         cdef int kind
         cdef list commands = []
         for kind in range(KINDS):
-            names = self.own[kind] if of_peer else self.listeners[kind]
-            commands.append(command_for(b"SUBSCRIBE", kind, list(names)))
-        return b"".join(commands)
+            names = list(self.own[kind] if of_peer else self.listeners[kind])
+            for at in range(0, len(names), NAMES_AT_ONCE):
+                commands.append(command_for(b"SUBSCRIBE", kind, names[at : at + NAMES_AT_ONCE]))
+        return commands
 
     cdef void subscribe(self, Client c, int kind, list names):
         """SUBSCRIBE and its kin; the reply comes when the subscription is in effect."""
@@ -178,7 +205,7 @@ cdef class Hub:
         pending.reply = b"".join(replies)
         pending.count = 1
         c.barrier = True
-        self.listen()
+        self.listen(True)
         commands = command_for(b"SUBSCRIBE", kind, new)
         for p in self.router.lines:
             if p.feed is not None:
@@ -193,6 +220,7 @@ cdef class Hub:
         cdef dict listeners = self.listeners[kind], own = self.own[kind]
         if name not in listeners:
             listeners[name] = set()
+            self.bytes += len(name)
             new.append(name)
         (<set>listeners[name]).add(c)
         if not c.peer:
@@ -235,19 +263,20 @@ cdef class Hub:
             (<set>listeners[name]).remove(c)
             if not listeners[name]:
                 del listeners[name]
+                self.bytes -= len(name)
                 old.append(name)
             if not c.peer:
                 own[name] -= 1
                 if own[name] == 0:
                     del own[name]
                     old_own.append(name)
-        if old:
-            commands = command_for(b"UNSUBSCRIBE", kind, old)
+        for at in range(0, len(old), NAMES_AT_ONCE):
+            commands = command_for(b"UNSUBSCRIBE", kind, old[at : at + NAMES_AT_ONCE])
             for p in self.router.lines:
                 if p.feed is not None and p.feed.is_ready:
                     p.feed.ask(commands, [])
-        if old_own:
-            commands = command_for(b"UNSUBSCRIBE", kind, old_own)
+        for at in range(0, len(old_own), NAMES_AT_ONCE):
+            commands = command_for(b"UNSUBSCRIBE", kind, old_own[at : at + NAMES_AT_ONCE])
             for feed in self.feeds.values():
                 if feed.is_ready:
                     feed.ask(commands, [])
@@ -259,47 +288,57 @@ cdef class Hub:
         if listeners is None:
             return
         for c in <set>listeners:
-            if c.closed or (by_peer and c.peer) or (c.unheard is not None and (kind, name) in c.unheard):
+            if c.closed or c.half_closed or (by_peer and c.peer) or (c.unheard is not None and (kind, name) in c.unheard):
                 continue
             c.push(frame, n)
 
-    cdef void listen(self):
-        """Listen to everybody to whom one should, and cannot be listening yet."""
+    cdef void listen(self, bint hurried):
+        """Listen to everybody to whom one should; to an engine that was lost at once if somebody waits for it."""
         cdef Partition p
+        cdef Feed feed
         cdef double now = seconds()
         for p in self.router.lines:
-            if p.mine:
-                self.listen_here(p, now)
+            if p.mine and (hurried or now >= p.feed_retry_at):
+                self.listen_here(p)
         for uid, target in self.router.peers.items():
             if uid not in self.feeds and now >= <double>self.retry_at.get(uid, 0.0):
                 self.feeds[uid] = feed = FeedProtocol(self.router, target)
+                feed.again = uid in self.retry_at
                 self.router.connect(feed)
 
-    cdef void listen_here(self, Partition p, double now):
-        if p.feed is None and p.engine is not None and now >= p.feed_retry_at:
+    cdef void listen_here(self, Partition p):
+        if p.feed is None and p.engine is not None:
             p.feed = FeedProtocol(self.router, p.engine)
+            p.feed.muted = p.read().gate_epoch == 0
             self.router.connect(p.feed)
 
     cdef void lost(self, Feed feed):
-        """This one is listened to no more; it is tried again a moment later."""
+        """This one is listened to no more. If nobody wanted that, it is tried again a moment later."""
         cdef Partition p
         cdef double again = seconds() + RETRY_MAX_S
         if feed.target.partition < 0:
             if self.feeds.get(feed.target.uid) is feed:
                 del self.feeds[feed.target.uid]
-                self.retry_at[feed.target.uid] = again
+                if not feed.dismissed:
+                    self.retry_at[feed.target.uid] = again
             return
         p = <Partition>self.router.lines[feed.target.partition]
         if p.feed is feed:
             p.feed = None
-            p.feed_retry_at = again
-            p.heard_all()
+            p.feed_retry_at = 0 if feed.dismissed else again
+            p.feed_due = False
+            p.confirm_when_idle()
+            p.stop_attaching()
+
+    cdef void dismiss(self, Feed feed, str reason):
+        """Listen to it no more."""
+        if feed is not None:
+            feed.dismissed = True
+            feed.lose(reason)
 
     cdef void forget_peer(self, str uid):
         """This pod is no member any more."""
-        cdef Feed feed = self.feeds.get(uid)
-        if feed is not None:
-            feed.lose("the routes name it no more")
+        self.dismiss(self.feeds.get(uid), "the routes name it no more")
         self.retry_at.pop(uid, None)
 
     cdef void look_after(self, double now):
@@ -309,10 +348,10 @@ cdef class Hub:
         cdef bint active = self.active()
         for p in self.router.lines:
             if p.attaching and now > p.attach_until:
-                p.heard_all()
+                p.stop_attaching()
             if p.feed is not None:
                 if not active:
-                    p.feed.lose("nobody listens")
+                    self.dismiss(p.feed, "nobody listens")
                 elif p.feed_due and 0 < p.cut_at < now:
                     p.feed.lose("the gate was shut and the engine did not answer")
                 else:
@@ -321,9 +360,9 @@ cdef class Hub:
             if active:
                 feed.look_after(now)
             else:
-                feed.lose("nobody listens")
+                self.dismiss(feed, "nobody listens")
         if active:
-            self.listen()
+            self.listen(False)
 
 
 cdef bytes bulk(bytes text):
@@ -365,26 +404,34 @@ cdef bytes listening_error(Command* command):
     )
 
 
-cdef void serve_pubsub(Client c, Command* command, const char* frame, Py_ssize_t n):
-    """PUBLISH, PUBSUB, and what begins and ends subscriptions."""
+cdef bint serve_pubsub(Client c, Command* command, const char* frame, Py_ssize_t n):
+    """PUBLISH, PUBSUB, and what begins and ends subscriptions. False: not before everything outstanding is answered."""
     cdef bytes name = name_of(command)
+    cdef Hub hub = c.router.hub
     cdef list arguments
     cdef int kind
     if not name.endswith(b"subscribe"):
         publish(c, command, frame, n)
-        return
+        return True
     if c.queue is not None:
         refuse_in_transaction(c, command)
-        return
+        return True
+    if c.head is not None:
+        return False
     arguments = all_arguments(frame, c.scan.argc)[1:]
     kind = PATTERN if name[0] == c"p" else SHARD if name.startswith(b"ss") or name.startswith(b"sun") else CHANNEL
-    if name.endswith(b"unsubscribe"):
-        c.router.hub.unsubscribe(c, kind, arguments)
-    elif c.subs is not None and len(c.subs[kind]) + len(arguments) > MOST_NAMES:
-        c.refuse(b"-ERR a client may have at most %d subscriptions of a kind\r\n" % MOST_NAMES)
+    if len(arguments) > NAMES_AT_ONCE:
+        c.refuse(TOO_MANY_NAMES)
+    elif name.endswith(b"unsubscribe"):
+        hub.unsubscribe(c, kind, arguments)
+    elif not c.peer and c.subs is not None and len(c.subs[kind]) + len(arguments) > MOST_NAMES[kind]:
+        c.refuse(TOO_MANY_NAMES)
+    elif not c.peer and hub.bytes + n > MOST_NAME_BYTES:
+        c.refuse(NO_ROOM_FOR_NAMES)
     else:
         c.router.counters.answered += 1
-        c.router.hub.subscribe(c, kind, arguments)
+        hub.subscribe(c, kind, arguments)
+    return True
 
 
 cdef void publish(Client c, Command* command, const char* frame, Py_ssize_t n):

@@ -104,8 +104,7 @@ cdef class Router:
             self.retired.append(p.engine)
             p.engine = None
             p.end_privates(False)
-            if p.feed is not None:
-                p.feed.lose("the copy was taken away")
+            self.hub.dismiss(p.feed, "the copy was taken away")
             p.commit.reset("the copy was taken away")
         if path is not None:
             p.engine = Target(self, f"the engine of partition {p.index}", path, partition=p.index)
@@ -124,7 +123,7 @@ cdef class Router:
             p.probing = False
             p.hold_until = p.hold_s = 0
         if p.feed is not None and not p.mine and not p.may_serve():
-            p.feed.lose("the primary is elsewhere")
+            self.hub.dismiss(p.feed, "the primary is elsewhere")
         p.release()
 
     def use_gate(self, int partition, uint64_t generation, bint patient=False, list required=None):

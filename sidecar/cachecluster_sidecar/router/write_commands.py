@@ -49,10 +49,13 @@ SCRIPT_NOTE = "where its keys are; without keys on any partition, of the pod if 
 NUMBERS_NOTE = "routers that listen, not clients"
 WATCH_NOTE = "all keys in one slot; when the primary changes before EXEC, EXEC executes nothing"
 PUBSUB_NOTES = {
-    "publish": "to one engine, which keeps the order of the channel; answers how many routers of its pod passed it on",
+    "publish": "to one engine, which keeps the order of the channel; answers how many routers of its pod passed it on; "
+    "with sync it waits like a write",
     "pubsub|numpat": NUMBERS_NOTE,
     "pubsub|numsub": NUMBERS_NOTE,
     "pubsub|shardnumsub": NUMBERS_NOTE,
+    "psubscribe": "at most 128 patterns a client; not between MULTI and EXEC",
+    "subscribe": "at most 1,024 names at once and 16,384 a client; not between MULTI and EXEC",
     "ssubscribe": "on any pod, for any shard channel; it stays when the slot moves",
 }
 SCAN_NOTE = "one partition after the other; another process' keys are told again"
