@@ -1,7 +1,8 @@
 """Canonical forms: worlds that no step function can tell apart, now or later, become one.
 
 * Times are kept relative to now, and no older than `longest`: beyond that every comparison has the same outcome.
-* Deadlines in the past are all the same, and so are the times of a hand-over whose outcome is recorded.
+* Deadlines in the past are all the same, those that never come are, and so are the times of a hand-over whose outcome
+  is recorded.
 * A gate's generation only counts: routers confirm at once here. The deadline of a shut gate lets nothing in.
 * Of a report only what the operator's rules can still read is kept: what it says of epochs below the map's entry is
   only ever compared for equality with it, or for being at least as high, and fails either way; offsets and terms are
@@ -60,7 +61,7 @@ def agent_form(agent: Agent, rules: Rules) -> Agent:
         agent,
         confirmed_at=max(agent.confirmed_at, CLOCK - longest_of_agents(rules)) if agent.confirmed_at else 0,
         marks=_marks_form(marks, gate.gate_epoch == SHUT, rules.timeless),
-        gate=replace(gate, generation=0, deadline_ns=0 if gate.gate_epoch == SHUT else max(gate.deadline_ns, NOW_NS)),
+        gate=replace(gate, generation=0, deadline_ns=_deadline_form(gate)),
         taken=agent.taken if rules.whole_reports else None,
         word=agent.word if agent.word is not None and agent.word.epoch >= marks.seen_epoch else None,
         asked=None if rules.timeless and agent.asked and agent.asked.epoch < marks.seen_epoch else agent.asked,
@@ -68,6 +69,14 @@ def agent_form(agent: Agent, rules: Rules) -> Agent:
         promises=tuple(it for it in agent.promises if it[1].asked_at_ns > NOW_NS - authority * TICK_NS),
         given=tuple(it for it in agent.given if it[1].asked_at_ns > NOW_NS - authority * TICK_NS),
     )
+
+
+def _deadline_form(gate: a.GateView) -> int:
+    """One that never comes stays as far away."""
+    never = NOW_NS + round(NEVER_S) * TICK_NS
+    if gate.gate_epoch == SHUT:
+        return 0
+    return never if gate.deadline_ns > (NOW_NS + never) // 2 else max(gate.deadline_ns, NOW_NS)
 
 
 def _marks_form(marks: Marks, shut: bool, timeless: bool) -> Marks:

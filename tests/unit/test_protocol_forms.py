@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import protocol_values as v
 import protocol_world as p
 from modelcheck import random_step
-from protocol_forms import agent_form, report_form
-from protocol_scenarios import everything, timeless
+from protocol_actions import answered, successors
+from protocol_forms import agent_form, longest, older, report_form
+from protocol_scenarios import COMPLETE, everything, timeless
 from protocol_values import NOW_NS, Agent, Budget
 
 from cachecluster_core import agent_step
@@ -138,3 +139,19 @@ def test_all_sealed_copies_of_the_in_sync_set_have_the_same_rank_term() -> None:
             compared += len(terms) > 1
             assert len(set(terms)) < 2, (entry, copies)
     assert compared > 10
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_world_in_which_nobody_acts_comes_to_rest(seed: int) -> None:
+    """Otherwise the worlds of a scenario without an end of time would never be all met."""
+    begun, chance = COMPLETE["promises without an end of time"](), random.Random(seed)
+    for _ in range(150):
+        world = begun
+        for _ in range(chance.randrange(60)):
+            following = [raw for _, raw in successors(world) if raw is not world]
+            if not following:
+                break
+            world = answered(p.mark_safe(chance.choice(following)))
+        for _ in range(2 * longest(world.rules)):
+            world = answered(p.mark_safe(older(world)))
+        assert answered(p.mark_safe(older(world))) == world
