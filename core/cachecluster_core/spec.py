@@ -335,7 +335,7 @@ def settings_of(spec: CacheClusterSpec, memory: int | None = None, nodes: int | 
         "maxmemory": str(size.maxmemory),
         "maxmemory-policy": spec.eviction,
         "repl-backlog-size": str(size.backlog),
-        "client-output-buffer-limit": f"normal 0 0 0 slave {size.replica_buffer} 0 0 pubsub 0 0 0",
+        "client-output-buffer-limit": f"normal 0 0 0 slave {size.replica_buffer} 0 0 pubsub 67108864 0 0",
     }
     return Settings(
         lost_after_s=float(spec.lost_after_seconds),

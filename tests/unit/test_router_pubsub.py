@@ -302,7 +302,9 @@ async def test_an_engine_that_refuses_to_be_listened_to_is_asked_again(tmp_path:
 async def test_subscriptions_of_a_client_are_bounded(tmp_path: Path) -> None:
     async with running_cluster(tmp_path) as cluster, conversation(cluster.pods[0].front) as client:
         assert (await client.ask("SUBSCRIBE", *map(str, range(1025)))).startswith(b"-ERR subscribe to at most 1024 ")
+        assert (await client.ask("PSUBSCRIBE", *map(str, range(129)))).startswith(b"-ERR subscribe to at most 1024 ")
         client.send(("HELLO", "3"), ("PSUBSCRIBE", *map(str, range(128))))
         await client.frames(129)
         assert (await client.ask("PSUBSCRIBE", "x")).startswith(b"-ERR subscribe to at most 1024 ")
+        assert (await client.ask("PSUBSCRIBE", "0")).startswith(b">3"), "it has that one already"
         assert (await client.ask("SUBSCRIBE", "x")).startswith(b">3")

@@ -179,6 +179,8 @@ cdef class Feed(Backend):
     cdef void ask(self, bytes commands, list waiting)
     cdef void want(self, bytes commands, Pending pending)
     cdef void tell(self, list waiting)
+    cdef void settle(self)
+    cdef void stop_waiting(self)
     cdef bint look_after(self, double now)
 
 
@@ -242,6 +244,7 @@ cdef class Partition:
     cdef Py_ssize_t inflight
     cdef Line refused            # were sent and must go again, before those of `waiting`
     cdef Line waiting
+    cdef double owner_since      # when the owner became another one
     cdef double hold_until       # do not try again before: the owner, a peer, has just refused
     cdef double hold_s           # how long it was held back the last time; 0 once the owner took a command
     cdef bint probing            # after a refusal: one command goes first, the others when it was taken
@@ -261,6 +264,7 @@ cdef class Partition:
     cdef bint attaching          # commands wait until the engine is listened to
     cdef double attach_until
     cdef uint64_t feed_number    # of the PING whose answer counts
+    cdef double feed_due_at
     cdef bint feed_due           # the gate is reported shut when everything that was published is heard
 
     cdef bint parks(self)
@@ -286,6 +290,7 @@ cdef class Partition:
     cdef void confirm_when_idle(self)
     cdef void attach(self)
     cdef void await_feed(self)
+    cdef bint is_deaf(self)
     cdef void heard_all(self, uint64_t number)
     cdef void stop_attaching(self)
 

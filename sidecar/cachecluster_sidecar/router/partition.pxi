@@ -246,6 +246,7 @@ cdef class Partition:
                 if self.feed.is_ready:
                     if not self.feed_due:
                         self.feed_due = True
+                        self.feed_due_at = seconds()
                         self.await_feed()
                     return
                 self.feed.muted = True
@@ -288,7 +289,7 @@ cdef class Partition:
             self.commit.begin()
             return
         self.commit.acked = {}
-        self.attaching = False
+        self.attaching = self.feed_due = False
         self.feed_number += 1
         self.confirm_due = True
         self.cut_at = 0 if patient else seconds() + GATE_DRAIN_S
@@ -315,6 +316,17 @@ cdef class Partition:
             self.feed.ask(b"", [(self, self.feed_number)])
         else:
             self.feed.early.append((self, self.feed_number))
+
+    cdef bint is_deaf(self):
+        """Is the feed muted while the gate is open, and nobody waits for it? The record could not be read when it was."""
+        return (
+            self.feed.settled
+            and self.feed.muted
+            and not self.attaching
+            and not self.confirm_due
+            and self.feed.idle()
+            and self.may_serve()
+        )
 
     cdef void heard_all(self, uint64_t number):
         """It is; at a gate that was shut since, or opened since, another answer counts."""

@@ -26,7 +26,9 @@ NAMES_AT_ONCE = 1024
 MOST_NAMES = (16384, 128, 16384)
 """Channels, patterns and shard channels of one client; each pattern that fits multiplies what a feed carries."""
 MOST_NAME_BYTES = 67108864
-"""Names that a router listens to for its clients."""
+"""What the names take that a router listens to: their bytes, and about so many for each, and for each of its listeners."""
+NAME_BYTES = 512
+LISTENER_BYTES = 128
 TOO_MANY_NAMES = (
     f"-ERR subscribe to at most {NAMES_AT_ONCE} names at once, and to at most {MOST_NAMES[0]} channels and "
     f"{MOST_NAMES[1]} patterns\r\n"
@@ -101,9 +103,24 @@ cdef class Feed(Backend):
             if isinstance(it, Pending):
                 (<Pending>it).heard()
             elif it is self:
-                self.settled = True
+                self.settle()
             else:
                 (<Partition>it[0]).heard_all(it[1])
+
+    cdef void settle(self):
+        """What was wanted when it became ready is in effect: it is well again."""
+        if not self.closed:
+            self.settled = True
+            self.again = False
+            self.router.hub.retry_at.pop(self.target.uid, None)
+
+    cdef void stop_waiting(self):
+        """Nobody waits any longer for what it confirms."""
+        cdef list waiting
+        for at in range(len(self.barriers)):
+            waiting = self.barriers[at]
+            self.barriers[at] = [it for it in waiting if not isinstance(it, Pending)]
+            self.tell([it for it in waiting if isinstance(it, Pending)])
 
     cdef void take_push(self, const char* frame, Py_ssize_t n):
         """A message, or the confirmation of a subscription, which PONG tells as well."""
@@ -138,11 +155,15 @@ cdef class Feed(Backend):
         self.tell(waiting)
 
     cdef bint look_after(self, double now):
-        """Whether it answers in time; a peer is asked now and then."""
+        """Whether it may still be listened to. A peer is asked now and then; an engine may be busy for long, and is the
+        agent's to judge."""
         cdef double silent = now - self.heard
         if not self.is_ready and silent > CONNECT_TIMEOUT_S:
             self.lose("it did not answer our greeting in time")
-        elif self.is_ready and self.target.partition < 0 and silent > CONNECT_TIMEOUT_S:
+        elif self.target.partition >= 0:
+            if silent > FEED_SILENCE_S and self.sent.head is not None:
+                self.stop_waiting()
+        elif silent > CONNECT_TIMEOUT_S:
             if silent > FEED_SILENCE_S and self.sent.head is not None:
                 self.lose("it was silent")
             elif self.sent.head is None and self.unsent.head is None:
@@ -193,11 +214,12 @@ cdef class Hub:
         cdef bytes commands
         if c.subs is None:
             c.subs = (set(), set(), set())
-        c.unheard = set()
+        c.unheard = None if c.peer else set()
         for name in names:
             if name not in c.subs[kind]:
                 (<set>c.subs[kind]).add(name)
-                c.unheard.add((kind, name))
+                if c.unheard is not None:
+                    c.unheard.add((kind, name))
                 self.add(c, kind, name, new, new_own)
             replies.append(confirmation(c, b"subscribe", kind, name))
         pending.request = c.append()
@@ -220,9 +242,10 @@ cdef class Hub:
         cdef dict listeners = self.listeners[kind], own = self.own[kind]
         if name not in listeners:
             listeners[name] = set()
-            self.bytes += len(name)
+            self.bytes += NAME_BYTES + len(name)
             new.append(name)
         (<set>listeners[name]).add(c)
+        self.bytes += LISTENER_BYTES + len(name)
         if not c.peer:
             if name not in own:
                 own[name] = 0
@@ -261,9 +284,10 @@ cdef class Hub:
         cdef bytes commands
         for name in names:
             (<set>listeners[name]).remove(c)
+            self.bytes -= LISTENER_BYTES + len(name)
             if not listeners[name]:
                 del listeners[name]
-                self.bytes -= len(name)
+                self.bytes -= NAME_BYTES + len(name)
                 old.append(name)
             if not c.peer:
                 own[name] -= 1
@@ -352,10 +376,10 @@ cdef class Hub:
             if p.feed is not None:
                 if not active:
                     self.dismiss(p.feed, "nobody listens")
-                elif p.feed_due and 0 < p.cut_at < now:
+                elif p.feed_due and 0 < p.cut_at < now and p.feed_due_at + GATE_DRAIN_S < now:
                     p.feed.lose("the gate was shut and the engine did not answer")
-                else:
-                    p.feed.look_after(now)
+                elif p.feed.look_after(now) and p.is_deaf():
+                    p.await_feed()
         for feed in list(self.feeds.values()):
             if active:
                 feed.look_after(now)
@@ -424,9 +448,9 @@ cdef bint serve_pubsub(Client c, Command* command, const char* frame, Py_ssize_t
         c.refuse(TOO_MANY_NAMES)
     elif name.endswith(b"unsubscribe"):
         hub.unsubscribe(c, kind, arguments)
-    elif not c.peer and c.subs is not None and len(c.subs[kind]) + len(arguments) > MOST_NAMES[kind]:
+    elif not c.peer and len(set(arguments).union(c.subs[kind] if c.subs is not None else ())) > MOST_NAMES[kind]:
         c.refuse(TOO_MANY_NAMES)
-    elif not c.peer and hub.bytes + n > MOST_NAME_BYTES:
+    elif not c.peer and hub.bytes + n + len(arguments) * (NAME_BYTES + LISTENER_BYTES) > MOST_NAME_BYTES:
         c.refuse(NO_ROOM_FOR_NAMES)
     else:
         c.router.counters.answered += 1

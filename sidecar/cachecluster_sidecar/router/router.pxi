@@ -119,6 +119,7 @@ cdef class Router:
             owner = self.peers.get(uid)
         if owner is not p.owner:
             p.owner = owner
+            p.owner_since = seconds()
             p.end_privates(False)
             p.probing = False
             p.hold_until = p.hold_s = 0
@@ -251,11 +252,15 @@ cdef class Router:
         return b"-MOVED %d %s:%d\r\n" % (slot, host.encode(), port)
 
     cdef void send_away(self, Client c, int slot, Partition p):
-        """Answer MOVED. A client that is back after it was sent away from this very slot is answered a moment later, and
-        later each time: routers that do not know of the same change yet would send it to and fro until it gives up."""
+        """Answer MOVED. A client that is back after it was sent away from this very slot, where the owner has just become
+        another one, is answered a moment later, and later each time: routers of which one does not know of the change
+        yet would send it to and fro until it gives up."""
         cdef double now = seconds(), at, pause = 0
         cdef uint64_t read
         cdef Request r
+        if now - p.owner_since > AWAY_RECENT_S:
+            c.refuse(self.moved(slot, p))
+            return
         if c.away is None or len(c.away) > MOST_AWAY:
             c.away = {}
         known = c.away.get(slot)
