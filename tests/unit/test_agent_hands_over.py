@@ -227,5 +227,9 @@ async def test_a_pod_that_ends_after_a_hand_over_closes_no_connection_with_a_com
         assert reply == b"" and count > 0
         assert await quiet.frame() == b""
         assert await pair.successor.command("GET", "{n}busy") == b"%d" % count
+        await until(lambda: not any(is_alive(pid) for pid in routers))
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(pair.primary.host, CLIENT)
+        assert agent.poll() is None, "its address still answers, by refusing"
         assert await ending == 0
         assert not any(is_alive(pid) for pid in routers)

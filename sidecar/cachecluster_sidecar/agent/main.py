@@ -34,6 +34,9 @@ log = logging.getLogger("cachecluster.agent")
 
 DISMISS_S = 5.0
 """How long clients' connections may take to come to rest; what is busy longer is cut."""
+REFUSE_S = 2.0
+"""How long an emptied pod stays after its ports have closed: a client that comes back is refused, and looks elsewhere
+at once. The address of a pod that is gone answers nothing, for as long as the kernel or the client tries."""
 SHUT_TIMEOUT_S = 1.0
 LAPSED_S = 1.0
 """A draining agent whose authority lapsed so long ago does not count on having it again."""
@@ -115,10 +118,11 @@ class Agent:
     async def _until_stopped(self, agent_loop: AgentLoop, maps: MapClient, hub: RouterHub) -> None:
         working = [asyncio.create_task(agent_loop.run()), asyncio.create_task(maps.run())]
         stopped = asyncio.create_task(self._stop.wait())
+        drained = False
         try:
             await asyncio.wait([*working, stopped], return_when=asyncio.FIRST_COMPLETED)
             if self._stop.is_set():
-                await self._drain(agent_loop, hub, working)
+                drained = await self._drain(agent_loop, hub, working)
         finally:
             for task in (*working, stopped):
                 task.cancel()
@@ -126,15 +130,18 @@ class Agent:
         if self._stop.is_set():
             await agent_loop.shut_all(SHUT_TIMEOUT_S)
             await hub.stop()
+            if drained:
+                await asyncio.sleep(min(REFUSE_S, self._config.drain_accept_s))
             log.info("ended in order")
         for task in working:
             if not task.cancelled():
                 task.result()
 
-    async def _drain(self, agent_loop: AgentLoop, hub: RouterHub, working: list[asyncio.Task[None]]) -> None:
+    async def _drain(self, agent_loop: AgentLoop, hub: RouterHub, working: list[asyncio.Task[None]]) -> bool:
         """Go on serving until nobody has his primary here and clients have had the time to learn of it, or the time is
         up, or this pod may serve nothing any more (its cluster was deleted, and with it the right to read the map);
-        then have the routers end their clients' connections while everything else goes on."""
+        then have the routers end their clients' connections while everything else goes on. True: nobody needs it any
+        more."""
         config = self._config
         log.info(
             "draining: as a primary for at most %.0f s, taking clients for %.0f s",
@@ -150,9 +157,10 @@ class Agent:
                 break
             if agent_loop.authority_s < -LAPSED_S and not agent_loop.open_gates():
                 log.info("authority lapsed: there is nothing to drain")
-                return
+                return False
             await asyncio.wait(working, timeout=0.05, return_when=asyncio.FIRST_COMPLETED)
         await hub.dismiss_clients(min(DISMISS_S, config.drain_s))
+        return not agent_loop.is_primary
 
     def _router_command(self, worker: int) -> list[str]:
         config = self._config
