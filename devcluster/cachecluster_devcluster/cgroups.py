@@ -7,6 +7,7 @@ Each node has its own root in every hierarchy; the kubelet demands that it exist
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,13 @@ def remove(name: str) -> None:
 def freezer(name: str) -> Path:
     """The folder of a group in the hierarchy that can freeze it."""
     return (MOUNT / "freezer" if (MOUNT / "freezer").is_dir() else MOUNT) / name
+
+
+def thaw(name: str) -> None:
+    """Lets everything go on that stands still in a group and beneath it: what is frozen cannot even be killed."""
+    for state in freezer(name).glob("**/freezer.state"):
+        with suppress(OSError):  # gone meanwhile, or the root of a hierarchy
+            state.write_text("THAWED")
 
 
 def _remove_one(group: Path) -> None:

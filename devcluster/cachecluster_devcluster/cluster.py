@@ -286,6 +286,7 @@ class DevCluster:
 
     def _kill_machines(self) -> None:
         self._ledger.stop(FORWARDER)
+        cgroups.thaw(self._state.cgroup_root)
         machines = [self.machine(name) for name in self._ledger.names() if "." not in name and name != FORWARDER]
         with ThreadPoolExecutor(max(1, len(machines))) as threads:
             for done in [threads.submit(machine.kill) for machine in machines]:
