@@ -16,7 +16,6 @@ cdef enum:
 cdef tuple PREFIXES = (b"", b"p", b"s")
 cdef tuple HEADS = (b"*3\r\n", b">3\r\n")
 cdef bytes PING_FRAME = b"*1\r\n$4\r\nPING\r\n"
-cdef tuple PUBSUB_PONGS = (b"$4\r\npong\r\n", b"$0\r\n\r\n")
 ATTACH_S = 0.25
 """How long commands wait at a gate that opened until its engine is listened to."""
 FEED_SILENCE_S = 5.0

@@ -255,7 +255,7 @@ cdef class Router:
         """Answer MOVED. A client that is back after it was sent away from this very slot, where the owner has just become
         another one, is answered a moment later, and later each time: routers of which one does not know of the change
         yet would send it to and fro until it gives up."""
-        cdef double now = seconds(), at, pause = 0
+        cdef double now = seconds(), pause = 0
         cdef uint64_t read
         cdef Request r
         if now - p.owner_since > AWAY_RECENT_S:
