@@ -20,8 +20,7 @@ pytestmark = [pytest.mark.t4, pytest.mark.timeout(300)]
 SECONDS = 20.0
 SETTLED_S = 5.0
 SIDECAR_PSS_MB = 80
-CPU_PERCENT = 5.0
-"""Some times what is measured on a quiet machine: a loop that does not rest takes more, a slow machine does not."""
+CPU_PERCENT = 2.0
 TICKS = os.sysconf("SC_CLK_TCK")
 UTIME = 11
 """Of the fields of /proc/PID/stat behind the name; stime is the next."""
