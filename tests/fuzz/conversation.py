@@ -398,7 +398,8 @@ class _Conversation:
         chosen = self.byte()
         primaries = [("uid-0", "uid-1", None)[chosen >> 2 * n & 3 if chosen >> 2 * n & 3 < 3 else 0] for n in (0, 1)]
         copies = [n for n in (0, 1) if not chosen >> 4 + n & 1]
-        self.world.use_routes(copies, *primaries)
+        instead = {"uid-1": "uid-0" if chosen & 64 else "uid-1", "uid-0": "uid-2" if chosen & 128 else "uid-0"}
+        self.world.use_routes(copies, *primaries, announced=[pod and instead[pod] for pod in primaries])
 
     def leave(self) -> None:
         client = self.client()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -140,8 +140,8 @@ class World:
             return b"+OK\r\n"
         return BIG
 
-    def use_routes(self, copies: list[int], *primaries: str) -> None:
-        """`primaries` are those of both partitions, if not this pod."""
+    def use_routes(self, copies: list[int], *primaries: str, announced: Sequence[str | None] = ()) -> None:
+        """`primaries` are those of both partitions, if not this pod; `announced` where clients are sent instead."""
         settings = {
             "parkTimeoutMs": 8000,
             "parkMaxBytes": 1 << 20,
@@ -156,9 +156,16 @@ class World:
                 "self": "uid-0",
                 "partitions": PARTITIONS,
                 "members": {
-                    f"uid-{n}": {"name": f"demo-{n}", "host": f"127.0.0.{n + 1}", "port": 7379} for n in range(3)
+                    f"uid-{n}": {
+                        "name": f"demo-{n}",
+                        "host": f"127.0.0.{n + 1}",
+                        "port": 7379,
+                        "leaving": bool(announced) and f"uid-{n}" not in announced,
+                    }
+                    for n in range(3)
                 },
                 "primaries": primaries or ["uid-0"] * PARTITIONS,
+                "announced": announced or primaries or ["uid-0"] * PARTITIONS,
                 "serving": [pod and f"{pod}.{self.run_id}" for pod in primaries or ["uid-0"] * PARTITIONS],
                 "replicas": [[]] * PARTITIONS,
                 "inSync": [1] * PARTITIONS,

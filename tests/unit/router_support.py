@@ -309,6 +309,8 @@ class Cluster:
         (root / "secrets" / "gate-password").write_text(GATE_PASSWORD)
         (root / "secrets" / "peer-token").write_text(PEER_TOKEN)
         self.pods = [self._make_pod(root, number, address(block, number)) for number in range(pods)]
+        self.leaving: dict[str, str] = {}
+        """Which pod stands in for one that leaves."""
         self.replicas: list[list[str]] = []
         self.primaries: list[str | None] = [self.pods[partition % pods].uid for partition in range(partitions)]
 
@@ -333,11 +335,23 @@ class Cluster:
             "name": "demo",
             "self": pod.uid,
             "partitions": self.partitions,
-            "members": {p.uid: {"name": f"demo-{p.number}", "host": p.host, "port": CLUSTER_PORT} for p in self.pods},
+            "members": {
+                p.uid: {
+                    "name": f"demo-{p.number}",
+                    "host": p.host,
+                    "port": CLUSTER_PORT,
+                    "leaving": p.uid in self.leaving,
+                }
+                for p in self.pods
+            },
             "primaries": self.primaries,
+            "announced": [self.leaving.get(primary or "", primary) for primary in self.primaries],
             "serving": [pod and f"{pod}.run" for pod in self.primaries],
             "replicas": self.replicas
-            or [[p.uid for p in self.pods if p.uid != primary][:1] for primary in self.primaries],
+            or [
+                [p.uid for p in self.pods if p.uid != primary and p.uid not in self.leaving][:1]
+                for primary in self.primaries
+            ],
             "inSync": [1 + len(replicas) for replicas in self.replicas] or [2] * self.partitions,
             "epochs": [1] * self.partitions,
             "local": {str(index): {"socket": str(copy.socket)} for index, copy in pod.copies.items()},

@@ -272,6 +272,7 @@ def test_clients_do_not_learn_of_replicas_that_will_go() -> None:
     entries = (replace(MOVING, state=State.STABLE, successor=None), replace(MOVING, state=State.STABLE, primary=S))
     made = build_routes(HashRing("demo", members, entries), "pod-p", 7379, {}, "", {})
     assert (made["primaries"], made["replicas"]) == (["pod-p", "pod-s"], [[], ["pod-p"]])
+    assert made["announced"] == ["pod-p", "pod-p"], "nor of a primary that will, where a replica stays"
     assert made["inSync"] == [2, 2], "they hold and acknowledge writes until they are gone"
 
 

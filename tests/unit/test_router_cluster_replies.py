@@ -10,7 +10,10 @@ pytestmark = pytest.mark.t0
 
 
 def routes(*primaries: str | None) -> Routes:
-    members = {uid: {"name": f"demo-{uid}", "host": f"10.0.0.{n}", "port": 7379} for n, uid in enumerate("ab", 1)}
+    members = {
+        uid: {"name": f"demo-{uid}", "host": f"10.0.0.{n}", "port": 7379, "leaving": False}
+        for n, uid in enumerate("ab", 1)
+    }
     return {
         "version": "1",
         "name": "demo",
@@ -18,6 +21,7 @@ def routes(*primaries: str | None) -> Routes:
         "partitions": len(primaries),
         "members": members,
         "primaries": list(primaries),
+        "announced": list(primaries),
         "replicas": [[] for _ in primaries],
         "epochs": [3 for _ in primaries],
         "local": {},
@@ -50,3 +54,21 @@ def test_a_pod_has_one_role() -> None:
     for primaries, replicas, shown in ((("a", "b"), (["b"], ["a"]), [(), ()]), (("a", "a"), (["b"], ["b"]), [("b",)])):
         told = routes(*primaries) | {"replicas": list(replicas)}
         assert [run.replicas for run in runs(told)] == shown
+
+
+def test_a_pod_that_leaves_is_not_shown_while_another_stands_in_for_it() -> None:
+    told = routes("a", "b") | {"announced": ["a", "a"], "replicas": [[], ["a"]]}
+    told["members"]["b"]["leaving"] = True
+    for command in (b"SLOTS", b"SHARDS", b"NODES"):
+        assert b"10.0.0.2" not in answer(told, [b"CLUSTER", command], 2), command
+        assert b"10.0.0.1" in answer(told, [b"CLUSTER", command], 2), command
+    info = answer(told, [b"CLUSTER", b"INFO"], 2)
+    assert b"cluster_state:ok" in info and b"cluster_known_nodes:1" in info
+    assert b"myself" in answer(told | {"self": "b"}, [b"CLUSTER", b"NODES"], 2), "a pod knows itself"
+
+
+def test_a_pod_that_leaves_is_shown_where_nobody_stands_in_for_it() -> None:
+    told = routes("a", "b")
+    told["members"]["b"]["leaving"] = True
+    for command in (b"SLOTS", b"SHARDS", b"NODES"):
+        assert b"10.0.0.2" in answer(told, [b"CLUSTER", command], 2), command

@@ -6,9 +6,13 @@ import asyncio
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis.asyncio
 from tests.unit.router_support import Cluster, conversation, running_cluster, until
+
+from cachecluster_core.slots import slot_of_key
 
 pytestmark = pytest.mark.t1
 
@@ -221,3 +225,61 @@ async def test_routers_that_restart_register_again(tmp_path: Path) -> None:
         await until(lambda: agent.registered == 2)
         generation = agent.set_gate(0, epoch=0)
         await agent.confirmed(0, generation)
+
+
+async def test_another_pod_stands_in_on_the_cluster_port_for_one_that_leaves(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, pods=3, partitions=8) as cluster:
+        leaving, standing_in, third = cluster.pods[1], cluster.pods[0], cluster.pods[2]
+        keys = [cluster.keys(partition, 5) for partition in range(8)]
+        plain = cluster.pods[2].client()
+        await plain.mset({key: "old" for of_partition in keys for key in of_partition})
+        await plain.aclose()
+        cluster.leaving[leaving.uid] = standing_in.uid
+        await publish(cluster)
+        moved_here = b"-MOVED %d %s:7379\r\n"
+        key = keys[1][0]
+        async with (
+            conversation(leaving.cluster_port) as first,
+            conversation(standing_in.cluster_port) as second,
+            conversation(third.cluster_port) as other,
+        ):
+            to_stand_in = moved_here % (slot_of_key(key.encode()), standing_in.host.encode())
+            assert await other.ask("GET", key) == to_stand_in
+            assert await first.ask("GET", key) == b"$3\r\nold\r\n", "those who know it are served until it is empty"
+            assert await second.ask("SET", key, "new") == b"+OK\r\n"
+            assert await second.ask("WATCH", key) == b"+OK\r\n"
+            second.send(("MULTI",), ("APPEND", key, "er"), ("GET", key), ("EXEC",))
+            assert (await second.frames(4))[-1] == b"*2\r\n:5\r\n$5\r\nnewer\r\n"
+            assert await second.ask("BLPOP", f"{{{key}}}list", "0.01") == b"*-1\r\n"
+            counts = [await it.ask("DBSIZE") for it in (first, second, other)]
+            assert counts == [b":0\r\n", b":30\r\n", b":10\r\n"], "each partition counts once"
+            await move(cluster, 1, to=2)
+            await publish(cluster)
+            moved = moved_here % (slot_of_key(key.encode()), third.host.encode())
+            assert [await it.ask("GET", key) for it in (first, second)] == [moved, moved]
+            assert await other.ask("GET", key) == b"$-1\r\n", "the tests' moves leave the data behind"
+
+
+async def test_a_cluster_client_reads_every_key_while_another_pod_stands_in(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, pods=3, partitions=8) as cluster:
+        cluster.leaving["uid-1"] = "uid-0"
+        await publish(cluster)
+        host, port = cluster.pods[2].cluster_port
+        clustered: Any = redis.asyncio.RedisCluster(host=host, port=port)
+        try:
+            for number in range(64):
+                await clustered.set(f"n{number}", number)
+            assert [await clustered.get(f"n{number}") for number in range(64)] == [b"%d" % n for n in range(64)]
+            assert await clustered.dbsize(target_nodes="primaries") == 64
+            assert len({key async for key in clustered.scan_iter(count=10)}) == 64
+            assert len(await clustered.keys("*", target_nodes="primaries")) == 64
+            assert {node.host for node in clustered.get_nodes()} == {cluster.pods[0].host, cluster.pods[2].host}
+        finally:
+            await clustered.aclose()
+
+
+async def publish(cluster: Cluster) -> None:
+    """Tell every router the present routes, and wait until all have taken them over."""
+    cluster.publish()
+    for pod in cluster.pods:
+        await pod.metrics()

@@ -27,9 +27,11 @@ def build_routes(
         "self": pod,
         "partitions": len(ring.entries),
         "members": {
-            uid: {"name": member.name, "host": member.host, "port": cluster_port} for uid, member in ring.members
+            uid: {"name": member.name, "host": member.host, "port": cluster_port, "leaving": member.leaving}
+            for uid, member in ring.members
         },
         "primaries": [copy.pod if copy is not None else None for copy in serving],
+        "announced": [_announced(entry, copy, leaving) for entry, copy in zip(ring.entries, serving, strict=True)],
         "serving": [str(copy) if copy is not None else None for copy in serving],
         "replicas": [_replicas(entry, copy, leaving) for entry, copy in zip(ring.entries, serving, strict=True)],
         "inSync": [len(entry.isr) for entry in ring.entries],
@@ -49,6 +51,16 @@ def serving_copy(entry: Entry, news: TakenOver | None) -> CopyId | None:
     if news is not None and news.epoch >= entry.epoch:
         return news.copy
     return entry.primary if entry.state in (State.STABLE, State.MOVING) else None
+
+
+def _announced(entry: Entry, serving: CopyId | None, leaving: frozenset[str]) -> str | None:
+    """The pod where cluster-aware clients are to look for the slots: the primary's, unless that is leaving and an
+    in-sync copy stays, whose pod stands in for it. Clients that read the slots before it is gone do not try it after.
+    """
+    if serving is None or serving.pod not in leaving:
+        return serving.pod if serving is not None else None
+    staying = (copy.pod for copy in (entry.successor, *entry.isr) if copy is not None and copy.pod not in leaving)
+    return next(staying, serving.pod)
 
 
 def _replicas(entry: Entry, serving: CopyId | None, leaving: frozenset[str]) -> list[str]:

@@ -30,15 +30,16 @@ def node_id(uid: str) -> str:
 
 
 def runs(routes: Routes, served_only: bool = False) -> Iterator[Run]:
-    """The slots as few ranges, in order. A partition without a primary is shown as this pod's, unless `served_only`.
+    """The slots as few ranges, in order, each at the pod where it is announced: one that leaves is not shown, another
+    stands in for it. A partition without a primary is shown as this pod's, unless `served_only`.
 
     Clients give up on slots that nobody has; sent here, a command waits until the partition is served again, or is
     told where. A pod that leads partitions is not shown as a replica of others: clients give a node one role, and would
     leave a pod that they met as a replica out of what they ask every primary (DBSIZE, SCAN).
     """
-    leading = set(routes["primaries"])
+    leading = set(routes["announced"])
     current: Run | None = None
-    for partition, known in enumerate(routes["primaries"]):
+    for partition, known in enumerate(routes["announced"]):
         primary = known if known in routes["members"] or served_only else routes["self"]
         if primary not in routes["members"]:
             continue
@@ -129,12 +130,14 @@ def _shard_node(routes: Routes, uid: str, role: str) -> dict[str, object]:
 
 
 def _nodes(routes: Routes) -> Iterator[str]:
-    """One line a pod. Every pod is primary of some partitions or of none; replicas of partitions have no line here."""
+    """One line a pod that stays. Each is primary of some partitions or of none; replicas of partitions have no line."""
     ranges: dict[str, list[str]] = {}
     for run in runs(routes):
         ranges.setdefault(run.primary, []).append(f"{run.first}-{run.last}")
     epoch = max(routes["epochs"], default=0)
     for uid, member in routes["members"].items():
+        if member["leaving"] and uid != routes["self"] and uid not in ranges:
+            continue
         flags = "myself,master" if uid == routes["self"] else "master"
         address = f"{member['host']}:{member['port']}@{member['port']}"
         line = f"{node_id(uid)} {address} {flags} - 0 0 {epoch} connected {' '.join(ranges.get(uid, []))}"
@@ -151,7 +154,7 @@ def _info(routes: Routes) -> str:
         "cluster_slots_ok": served,
         "cluster_slots_pfail": 0,
         "cluster_slots_fail": SLOTS - served,
-        "cluster_known_nodes": len(routes["members"]),
+        "cluster_known_nodes": sum(1 for _ in _nodes(routes)),
         "cluster_size": len(primaries),
         "cluster_current_epoch": epoch,
         "cluster_my_epoch": epoch,

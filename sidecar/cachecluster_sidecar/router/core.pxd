@@ -237,6 +237,7 @@ cdef class Partition:
     cdef Router router
     cdef int index
     cdef bint mine               # the primary is on this pod
+    cdef bint here               # it is announced at this pod: its primary's is leaving, and this one stands in, or its own
     cdef int tag                 # of the process that serves: cursors of SCAN are of one process
     cdef Target engine           # the local copy, or None
     cdef Target owner            # where its commands go now; None: nowhere
@@ -244,7 +245,8 @@ cdef class Partition:
     cdef Py_ssize_t inflight
     cdef Line refused            # were sent and must go again, before those of `waiting`
     cdef Line waiting
-    cdef double owner_since      # when the owner became another one
+    cdef Target told             # the other pod where it is announced; None: here, or nowhere
+    cdef double told_since       # when that or the owner became another one
     cdef double hold_until       # do not try again before: the owner, a peer, has just refused
     cdef double hold_s           # how long it was held back the last time; 0 once the owner took a command
     cdef bint probing            # after a refusal: one command goes first, the others when it was taken
@@ -268,6 +270,7 @@ cdef class Partition:
     cdef bint feed_due           # the gate is reported shut when everything that was published is heard
 
     cdef bint parks(self)
+    cdef bint at_home(self)
     cdef void hold_back(self)
     cdef void taken(self)
     cdef Gate read(self)
@@ -507,7 +510,7 @@ cdef class Router:
     cdef void make_lines(self, int partitions)
     cdef void use_members(self, dict members)
     cdef void use_copy(self, Partition p, dict copy)
-    cdef void use_primary(self, Partition p, uid)
+    cdef void use_primary(self, Partition p, uid, announced)
     cdef void target_ready(self, Target target)
     cdef void settle_touched(self)
     cdef void schedule_flush(self)

@@ -201,7 +201,7 @@ cdef inline Partition admitted(Client c, int slot):
         if c.peer and (not p.mine or peer_must_wait(c, p)):
             refuse_peer(c, p)
             return None
-        if not p.mine and p.owner is not None:
+        if not p.at_home() and p.owner is not None:
             router.send_away(c, slot, p)
             return None
     return p

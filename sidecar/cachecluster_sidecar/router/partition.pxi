@@ -50,6 +50,10 @@ cdef class Partition:
             or (self.inflight > 0 and (self.probing or self.carrier is not self.owner))
         )
 
+    cdef bint at_home(self):
+        """Are its commands taken on this pod's cluster port?"""
+        return self.mine or self.here
+
     cdef void hold_back(self):
         """The owner has refused: it is tried again a moment later, with one command."""
         cdef double now = seconds()
@@ -363,7 +367,7 @@ cdef class Partition:
             if r.client.closed:
                 self.unpark(line.pop())
                 continue
-            if r.client.cluster and not r.keyless and self.owner is not None and not self.mine:
+            if r.client.cluster and not r.keyless and self.owner is not None and not self.at_home():
                 self.unpark(line.pop())
                 self.router.fail(r, self.router.moved(r.slot, self))
                 continue

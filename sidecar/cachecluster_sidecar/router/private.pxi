@@ -305,7 +305,7 @@ cdef void execute_watched(Client c, bint write, bytes body, int replies):
     cdef Router router = c.router
     cdef Partition p = <Partition>router.lines[c.watched >> router.shift]
     cdef Request r
-    if c.spoiled or (c.cluster and not p.mine):
+    if c.spoiled or (c.cluster and not p.at_home()):
         c.forget_watch()
         c.reply(NULL_ARRAYS[c.proto - 2])
         return

@@ -57,7 +57,7 @@ cdef class Router:
         self.use_members(routes["members"])
         for p in self.lines:
             self.use_copy(p, routes["local"].get(str(p.index)))
-            self.use_primary(p, routes["primaries"][p.index])
+            self.use_primary(p, routes["primaries"][p.index], routes["announced"][p.index])
             p.commit.in_sync = routes["inSync"][p.index]
             p.tag = 1 + zlib.crc32((routes["serving"][p.index] or "").encode()) % ((1 << C_TAG_BITS) - 1)
         if not self.sync:
@@ -109,17 +109,21 @@ cdef class Router:
         if path is not None:
             p.engine = Target(self, f"the engine of partition {p.index}", path, partition=p.index)
 
-    cdef void use_primary(self, Partition p, uid):
-        """Where the commands of a partition go from now on."""
-        cdef Target owner = None
+    cdef void use_primary(self, Partition p, uid, announced):
+        """Where the commands of a partition go from now on, and where clients of cluster ports are to bring them."""
+        cdef Target owner = None, told = self.peers.get(announced)
         p.mine = uid is not None and uid == self.self_uid
+        p.here = announced is not None and announced == self.self_uid
         if p.mine:
             owner = p.engine
         elif uid is not None:
             owner = self.peers.get(uid)
+        if told is not p.told:
+            p.told = told
+            p.told_since = seconds()
         if owner is not p.owner:
             p.owner = owner
-            p.owner_since = seconds()
+            p.told_since = seconds()
             p.end_privates(False)
             p.probing = False
             p.hold_until = p.hold_s = 0
@@ -242,13 +246,14 @@ cdef class Router:
         self.deliver(r, PyBytes_AS_STRING(error), PyBytes_GET_SIZE(error))
 
     cdef bytes moved(self, int slot, Partition p):
-        """The redirection to the owner's cluster port, which may be our own."""
+        """The redirection to the cluster port where the slot is announced, which may be our own."""
+        cdef Target told = p.told if p.told is not None else p.owner
         self.counters.moved += 1
-        if p.mine:
+        if p.at_home():
             member = self.routes["members"][self.self_uid]
             host, port = member["host"], member["port"]
         else:
-            host, port = (<Target>p.owner).address
+            host, port = told.address
         return b"-MOVED %d %s:%d\r\n" % (slot, host.encode(), port)
 
     cdef void send_away(self, Client c, int slot, Partition p):
@@ -258,7 +263,7 @@ cdef class Router:
         cdef double now = seconds(), pause = 0
         cdef uint64_t read
         cdef Request r
-        if now - p.owner_since > AWAY_RECENT_S:
+        if now - p.told_since > AWAY_RECENT_S:
             c.refuse(self.moved(slot, p))
             return
         if c.away is None or len(c.away) > MOST_AWAY:

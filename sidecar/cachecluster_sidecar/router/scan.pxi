@@ -24,7 +24,7 @@ cdef Partition scanned_from(Router router, bint cluster, int index):
     """The first partition from this one on that a client of this port scans; None when there is no more."""
     cdef Partition p
     for p in router.lines[index:]:
-        if p.mine or not cluster:
+        if p.at_home() or not cluster:
             return p
     return None
 
