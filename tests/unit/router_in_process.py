@@ -140,7 +140,13 @@ class World:
             return b"+OK\r\n"
         return BIG
 
-    def use_routes(self, copies: list[int], *primaries: str, announced: Sequence[str | None] = ()) -> None:
+    def use_routes(
+        self,
+        copies: list[int],
+        *primaries: str,
+        announced: Sequence[str | None] = (),
+        stands_in: Sequence[bool] = (),
+    ) -> None:
         """`primaries` are those of both partitions, if not this pod; `announced` where clients are sent instead."""
         settings = {
             "parkTimeoutMs": 8000,
@@ -166,6 +172,7 @@ class World:
                 },
                 "primaries": primaries or ["uid-0"] * PARTITIONS,
                 "announced": announced or primaries or ["uid-0"] * PARTITIONS,
+                "standsIn": stands_in or [pod == "uid-0" for pod in announced or primaries] or [False] * PARTITIONS,
                 "serving": [pod and f"{pod}.{self.run_id}" for pod in primaries or ["uid-0"] * PARTITIONS],
                 "replicas": [[]] * PARTITIONS,
                 "inSync": [1] * PARTITIONS,

@@ -346,6 +346,7 @@ class Cluster:
             },
             "primaries": self.primaries,
             "announced": [self.leaving.get(primary or "", primary) for primary in self.primaries],
+            "standsIn": [self.leaving.get(primary or "") == pod.uid for primary in self.primaries],
             "serving": [pod and f"{pod}.run" for pod in self.primaries],
             "replicas": self.replicas
             or [

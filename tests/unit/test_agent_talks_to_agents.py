@@ -45,6 +45,7 @@ PORT = 7380
 LATE_S = ANSWER_S * 2
 P, S, T = CopyId("pod-p", "1"), CopyId("pod-s", "2"), CopyId("pod-t", "3")
 MOVING = Entry(4, State.MOVING, primary=P, isr=(P, S), learners=("pod-t",), successor=S, term=2)
+STABLE = replace(MOVING, state=State.STABLE, successor=None)
 READY = HandoverMessage(0, 4, P, S)
 AT = replace(READY, offset=100, replid="r")
 TOKEN = replace(AT, token=True, required=(P, S))
@@ -267,13 +268,37 @@ async def test_news_below_the_map_or_against_it_is_ignored_and_routes_follow_the
     await here.handovers.close()
 
 
-def test_clients_do_not_learn_of_replicas_that_will_go() -> None:
-    members = tuple((copy.pod, Member(copy.pod, "10.0.0.1", leaving=copy == S)) for copy in (P, S))
-    entries = (replace(MOVING, state=State.STABLE, successor=None), replace(MOVING, state=State.STABLE, primary=S))
-    made = build_routes(HashRing("demo", members, entries), "pod-p", 7379, {}, "", {})
-    assert (made["primaries"], made["replicas"]) == (["pod-p", "pod-s"], [[], ["pod-p"]])
-    assert made["announced"] == ["pod-p", "pod-p"], "nor of a primary that will, where a replica stays"
-    assert made["inSync"] == [2, 2], "they hold and acknowledge writes until they are gone"
+def routes_with(leaving: set[CopyId], *entries: Entry, seen_by: str = "pod-p") -> dict[str, Any]:
+    members = tuple((copy.pod, Member(copy.pod, "10.0.0.1", leaving=copy in leaving)) for copy in (P, S, T))
+    return build_routes(HashRing("demo", members, entries), seen_by, 7379, {}, "", {})
+
+
+def test_clients_do_not_learn_of_pods_that_will_go_where_one_stays() -> None:
+    made = routes_with({S}, STABLE, replace(STABLE, primary=S), replace(STABLE, primary=S, isr=(S,)))
+    assert made["primaries"] == ["pod-p", "pod-s", "pod-s"]
+    assert made["replicas"] == [[], ["pod-p"], []]
+    assert made["announced"] == ["pod-p", "pod-p", "pod-s"], "the learner on pod-t could not lead"
+    assert made["inSync"] == [2, 2, 1], "they hold and acknowledge writes until they are gone"
+    assert {uid: member["leaving"] for uid, member in made["members"].items()} == {
+        "pod-p": False,
+        "pod-s": True,
+        "pod-t": False,
+    }
+
+
+def test_a_pod_that_clients_know_stands_in_rather_than_one_that_leads_nothing() -> None:
+    led_by_s = replace(STABLE, primary=S, isr=(P, S, T))
+    assert routes_with({S}, led_by_s, led_by_s)["announced"] == ["pod-p", "pod-t"], "the load is shared"
+    assert routes_with({S}, led_by_s, replace(led_by_s, primary=T))["announced"] == ["pod-t", "pod-t"]
+    assert routes_with({S, P}, led_by_s, led_by_s)["announced"] == ["pod-t", "pod-t"]
+    assert routes_with({S, P, T}, led_by_s)["announced"] == ["pod-s"]
+
+
+def test_every_in_sync_copy_takes_the_commands_of_a_leaving_primary() -> None:
+    entries = STABLE, replace(STABLE, primary=S), replace(STABLE, primary=None, state=State.ELECTING)
+    for pod, takes in (("pod-p", [False, True, False]), ("pod-t", [False, False, False])):
+        assert routes_with({S}, *entries, seen_by=pod)["standsIn"] == takes
+    assert routes_with({S, P}, *entries, seen_by="pod-p")["standsIn"] == [True, True, False]
 
 
 class Hub:

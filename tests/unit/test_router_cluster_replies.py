@@ -67,6 +67,14 @@ def test_a_pod_that_leaves_is_not_shown_while_another_stands_in_for_it() -> None
     assert b"myself" in answer(told | {"self": "b"}, [b"CLUSTER", b"NODES"], 2), "a pod knows itself"
 
 
+def test_a_pod_that_leaves_does_not_show_itself_where_there_is_no_primary() -> None:
+    told = routes(None, "b") | {"replicas": [[], []]}
+    told["members"]["a"]["leaving"] = True
+    assert [(run.primary, run.first) for run in runs(told)] == [("b", 0)]
+    told["members"]["b"]["leaving"] = True
+    assert [run.primary for run in runs(told)] == ["a", "b"]
+
+
 def test_a_pod_that_leaves_is_shown_where_nobody_stands_in_for_it() -> None:
     told = routes("a", "b")
     told["members"]["b"]["leaving"] = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cachecluster_core.agent_view import TakenOver
@@ -31,7 +31,8 @@ def build_routes(
             for uid, member in ring.members
         },
         "primaries": [copy.pod if copy is not None else None for copy in serving],
-        "announced": [_announced(entry, copy, leaving) for entry, copy in zip(ring.entries, serving, strict=True)],
+        "announced": _announced(ring, serving, leaving),
+        "standsIn": [_stands_in(entry, copy, pod, leaving) for entry, copy in zip(ring.entries, serving, strict=True)],
         "serving": [str(copy) if copy is not None else None for copy in serving],
         "replicas": [_replicas(entry, copy, leaving) for entry, copy in zip(ring.entries, serving, strict=True)],
         "inSync": [len(entry.isr) for entry in ring.entries],
@@ -53,14 +54,25 @@ def serving_copy(entry: Entry, news: TakenOver | None) -> CopyId | None:
     return entry.primary if entry.state in (State.STABLE, State.MOVING) else None
 
 
-def _announced(entry: Entry, serving: CopyId | None, leaving: frozenset[str]) -> str | None:
-    """The pod where cluster-aware clients are to look for the slots: the primary's, unless that is leaving and an
+def _announced(ring: HashRing, serving: Sequence[CopyId | None], leaving: frozenset[str]) -> list[str | None]:
+    """Where cluster-aware clients are to look for each partition: at its primary's pod, unless that is leaving and an
     in-sync copy stays, whose pod stands in for it. Clients that read the slots before it is gone do not try it after.
+
+    Pods that lead others already come first: clients that have read the slots before know them.
     """
-    if serving is None or serving.pod not in leaving:
-        return serving.pod if serving is not None else None
-    staying = (copy.pod for copy in (entry.successor, *entry.isr) if copy is not None and copy.pod not in leaving)
-    return next(staying, serving.pod)
+    leading = {copy.pod for copy in serving if copy is not None}
+    pods: list[str | None] = []
+    for partition, (entry, copy) in enumerate(zip(ring.entries, serving, strict=True)):
+        staying = _replicas(entry, copy, leaving) if copy is not None and copy.pod in leaving else []
+        known = [pod for pod in staying if pod in leading] or staying
+        pods.append(known[partition % len(known)] if known else copy.pod if copy is not None else None)
+    return pods
+
+
+def _stands_in(entry: Entry, serving: CopyId | None, pod: str, leaving: frozenset[str]) -> bool:
+    """Whether this pod takes the partition's commands for a leaving one: with an in-sync copy, announced or not, so
+    that routers of which one does not know the newest map do not send clients to and fro."""
+    return serving is not None and serving.pod in leaving and any(copy.pod == pod for copy in entry.isr)
 
 
 def _replicas(entry: Entry, serving: CopyId | None, leaving: frozenset[str]) -> list[str]:

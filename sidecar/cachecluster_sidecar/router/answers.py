@@ -63,7 +63,7 @@ class Answers:
         routes = client.router.routes
         if not client.cluster or routes is None:
             return NO_CLUSTER
-        return cluster.answer(routes, arguments, client.proto)
+        return cluster.answer(routes | {"announced": client.router.announced()}, arguments, client.proto)
 
     def _peer(self, client: Client, arguments: Arguments) -> bytes | None:
         """CACHECLUSTER HELLO, RESUME, OFF, UNBLOCK and GATES."""

@@ -29,6 +29,12 @@ cdef class Target:
             self.two = b
         self.router.connect(b)
 
+    cdef bint answers(self):
+        """Could it be reached when it was last tried? It is tried (again) for whoever asks next."""
+        if self.two is None and self.three is None:
+            self.ready(2)
+        return self.backoff == 0
+
     cdef void drop(self, Backend b):
         """Forget a connection that ended; the next is made after a growing pause."""
         if self.two is b:

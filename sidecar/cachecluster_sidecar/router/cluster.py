@@ -31,7 +31,7 @@ def node_id(uid: str) -> str:
 
 def runs(routes: Routes, served_only: bool = False) -> Iterator[Run]:
     """The slots as few ranges, in order, each at the pod where it is announced: one that leaves is not shown, another
-    stands in for it. A partition without a primary is shown as this pod's, unless `served_only`.
+    stands in for it. A partition without a primary is shown as this pod's, or one's that stays, unless `served_only`.
 
     Clients give up on slots that nobody has; sent here, a command waits until the partition is served again, or is
     told where. A pod that leads partitions is not shown as a replica of others: clients give a node one role, and would
@@ -40,7 +40,7 @@ def runs(routes: Routes, served_only: bool = False) -> Iterator[Run]:
     leading = set(routes["announced"])
     current: Run | None = None
     for partition, known in enumerate(routes["announced"]):
-        primary = known if known in routes["members"] or served_only else routes["self"]
+        primary = known if known in routes["members"] or served_only else _anybody(routes, partition)
         if primary not in routes["members"]:
             continue
         first, last = slot_range(partition, routes["partitions"])
@@ -54,6 +54,13 @@ def runs(routes: Routes, served_only: bool = False) -> Iterator[Run]:
         current = Run(first, last, primary, replicas)
     if current:
         yield current
+
+
+def _anybody(routes: Routes, partition: int) -> str:
+    """This pod; when it leaves, one that stays."""
+    staying = [uid for uid, member in routes["members"].items() if not member["leaving"]]
+    own: str = routes["self"]
+    return own if own in staying or not staying else staying[partition % len(staying)]
 
 
 def answer(routes: Routes, arguments: list[bytes], proto: int) -> bytes:
@@ -130,7 +137,8 @@ def _shard_node(routes: Routes, uid: str, role: str) -> dict[str, object]:
 
 
 def _nodes(routes: Routes) -> Iterator[str]:
-    """One line a pod that stays. Each is primary of some partitions or of none; replicas of partitions have no line."""
+    """One line a pod, without others that leave and are not announced. Each is primary of some partitions or of none;
+    replicas of partitions have no line here."""
     ranges: dict[str, list[str]] = {}
     for run in runs(routes):
         ranges.setdefault(run.primary, []).append(f"{run.first}-{run.last}")

@@ -94,6 +94,7 @@ cdef class Target:
 
     cdef Backend ready(self, int proto)
     cdef void dial(self, int proto)
+    cdef bint answers(self)
     cdef void drop(self, Backend b)
     cdef void flush_all(self)
     cdef bint idle(self)
@@ -237,7 +238,8 @@ cdef class Partition:
     cdef Router router
     cdef int index
     cdef bint mine               # the primary is on this pod
-    cdef bint here               # it is announced at this pod: its primary's is leaving, and this one stands in, or its own
+    cdef bint here               # it is announced at this pod, and counts here
+    cdef bint stands_in          # its commands are taken for the primary's pod, which is leaving
     cdef int tag                 # of the process that serves: cursors of SCAN are of one process
     cdef Target engine           # the local copy, or None
     cdef Target owner            # where its commands go now; None: nowhere
@@ -245,7 +247,7 @@ cdef class Partition:
     cdef Py_ssize_t inflight
     cdef Line refused            # were sent and must go again, before those of `waiting`
     cdef Line waiting
-    cdef Target told             # the other pod where it is announced; None: here, or nowhere
+    cdef Target told             # the other pod where it is announced; None: here, or at none that is known
     cdef double told_since       # when that or the owner became another one
     cdef double hold_until       # do not try again before: the owner, a peer, has just refused
     cdef double hold_s           # how long it was held back the last time; 0 once the owner took a command
@@ -517,6 +519,7 @@ cdef class Router:
     cdef void deliver(self, Request r, const char* p, Py_ssize_t n)
     cdef void fail(self, Request r, bytes error)
     cdef bytes moved(self, int slot, Partition p)
+    cdef bint is_unreachable(self, Partition p)
     cdef void send_away(self, Client c, int slot, Partition p)
     cdef void give_up_sent(self, Backend b, list lost, Line behind, str reason)
     cdef int any_slot(self)

@@ -52,7 +52,7 @@ cdef class Partition:
 
     cdef bint at_home(self):
         """Are its commands taken on this pod's cluster port?"""
-        return self.mine or self.here
+        return self.mine or self.stands_in
 
     cdef void hold_back(self):
         """The owner has refused: it is tried again a moment later, with one command."""

@@ -57,6 +57,7 @@ cdef class Router:
         self.use_members(routes["members"])
         for p in self.lines:
             self.use_copy(p, routes["local"].get(str(p.index)))
+            p.stands_in = routes["standsIn"][p.index]
             self.use_primary(p, routes["primaries"][p.index], routes["announced"][p.index])
             p.commit.in_sync = routes["inSync"][p.index]
             p.tag = 1 + zlib.crc32((routes["serving"][p.index] or "").encode()) % ((1 << C_TAG_BITS) - 1)
@@ -247,19 +248,31 @@ cdef class Router:
 
     cdef bytes moved(self, int slot, Partition p):
         """The redirection to the cluster port where the slot is announced, which may be our own."""
-        cdef Target told = p.told if p.told is not None else p.owner
         self.counters.moved += 1
         if p.at_home():
             member = self.routes["members"][self.self_uid]
             host, port = member["host"], member["port"]
         else:
-            host, port = told.address
+            host, port = (<Target>p.owner if self.is_unreachable(p) else <Target>p.told).address
         return b"-MOVED %d %s:%d\r\n" % (slot, host.encode(), port)
 
+    cdef bint is_unreachable(self, Partition p):
+        """Is the pod where a partition is announced, but which does not lead it, no place to send clients to?"""
+        return p.told is None or (p.told is not p.owner and not p.told.answers())
+
+    def announced(self):
+        """Where cluster-aware clients are to look for each partition, as far as this router knows."""
+        cdef Partition p
+        found = list(self.routes["announced"])
+        for p in self.lines:
+            if p.told is not None and self.is_unreachable(p):
+                found[p.index] = self.routes["primaries"][p.index]
+        return found
+
     cdef void send_away(self, Client c, int slot, Partition p):
-        """Answer MOVED. A client that is back after it was sent away from this very slot, where the owner has just become
-        another one, is answered a moment later, and later each time: routers of which one does not know of the change
-        yet would send it to and fro until it gives up."""
+        """Answer MOVED. A client that is back after it was sent away from this very slot, which has just been announced
+        elsewhere, is answered a moment later, and later each time: routers of which one does not know of the change yet
+        would send it to and fro until it gives up."""
         cdef double now = seconds(), pause = 0
         cdef uint64_t read
         cdef Request r
@@ -329,12 +342,15 @@ cdef class Router:
                 self.fail(r, lost_error(r.partition, reason))
 
     cdef int any_slot(self):
-        """A slot that is served here, or slot 0: for commands that every engine answers alike."""
+        """A slot that is served here, if there is one: for commands that every engine answers alike."""
         cdef Partition p
+        cdef int slot = 0
         for p in self.lines:
             if p.mine:
                 return p.index << self.shift
-        return 0
+            if p.stands_in:
+                slot = p.index << self.shift
+        return slot
 
     cdef void time_request(self, Request r):
         """Count the latency of a sampled request: bucket i holds those below 2^i microseconds."""

@@ -92,17 +92,18 @@ cdef bint may_spread(Client c, Command* command, Py_ssize_t n):
 
 
 cdef void serve_all(Client c, Command* command, const char* frame, Py_ssize_t n):
-    """A command about all keys: to every partition, of this pod on the cluster port, with one reply of theirs."""
+    """A command about all keys: to every partition, on the cluster port to this pod's, with one reply of theirs."""
     cdef Partition p
     if may_spread(c, command, n):
         ask_partitions(c, command, [p for p in c.router.lines if is_asked(c, command, p)], frame, n)
 
 
 cdef bint is_asked(Client c, Command* command, Partition p):
-    """On cluster ports each partition counts once for a client that asks all pods: where it is announced."""
+    """On cluster ports each partition is asked once by a client that asks all pods: where it is announced. What may be
+    asked twice is asked where it is served, too: of a pod that leaves."""
     if not c.cluster or p.here:
         return True
-    return p.mine and command.merge != MERGE_SUM and command.merge != MERGE_JOINED
+    return p.mine and command.merge not in (MERGE_SUM, MERGE_JOINED) and not name_of(command).startswith(b"function")
 
 
 cdef void ask_partitions(Client c, Command* command, list asked, const char* frame, Py_ssize_t n, int tag=0):
