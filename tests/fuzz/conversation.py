@@ -400,7 +400,9 @@ class _Conversation:
         primaries = [("uid-0", "uid-1", None)[chosen >> 2 * n & 3 if chosen >> 2 * n & 3 < 3 else 0] for n in (0, 1)]
         copies = [n for n in (0, 1) if not chosen >> 4 + n & 1]
         instead = {"uid-1": "uid-0" if chosen & 64 else "uid-1", "uid-0": "uid-2" if chosen & 128 else "uid-0"}
-        self.world.use_routes(copies, *primaries, announced=[pod and instead[pod] for pod in primaries])
+        announced, more = [pod and instead[pod] for pod in primaries], self.byte()
+        stands_in = [announced[n] == "uid-0" or bool(more & 1 << n) for n in (0, 1)]
+        self.world.use_routes(copies, *primaries, announced=announced, stands_in=stands_in)
 
     def leave(self) -> None:
         client = self.client()

@@ -73,6 +73,9 @@ def test_a_pod_that_leaves_does_not_show_itself_where_there_is_no_primary() -> N
     assert [(run.primary, run.first) for run in runs(told)] == [("b", 0)]
     told["members"]["b"]["leaving"] = True
     assert [run.primary for run in runs(told)] == ["a", "b"]
+    lost = routes(None, None)
+    lost["members"]["a"]["leaving"] = True
+    assert [run.primary for run in runs(lost)] == ["a"], "it parks what another one might not even hear"
 
 
 def test_a_pod_that_leaves_is_shown_where_nobody_stands_in_for_it() -> None:

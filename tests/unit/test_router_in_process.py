@@ -476,7 +476,7 @@ def test_a_pod_that_cannot_be_reached_does_not_stand_in() -> None:
 def test_a_pod_that_leads_nothing_serves_commands_without_keys_where_it_stands_in() -> None:
     world = World()
     client = world.client(cluster=True)
-    world.use_routes([0, 1], "uid-1", "uid-2", announced=["uid-0", "uid-2"])
+    world.use_routes([0, 1], "uid-2", "uid-1", announced=["uid-2", "uid-0"])
     client.feed(request("EVAL", "return 1", "0"))
     (peer,) = world.engines()
     assert request("EVAL", "return 1", "0") in peer.written
@@ -489,12 +489,41 @@ def test_a_leaving_pod_asks_its_engines_only_what_may_be_asked_twice() -> None:
     client = world.client(cluster=True)
     world.use_routes([0, 1], "uid-0", "uid-0", announced=["uid-1", "uid-1"])
     assert asked(client, "DBSIZE") == b":0\r\n" and asked(client, "KEYS", "*") == b"*0\r\n"
+    assert asked(client, "FUNCTION", "DELETE", "x") == b"+OK\r\n", "the pod that stands in does it"
     assert asked(client, "FUNCTION", "LOAD", "#!lua name=x").startswith(b"-TRYAGAIN no primary"), (
         "loaded twice it fails"
     )
-    client.feed(request("SCRIPT", "EXISTS", "0" * 40))
-    engines = world.engines()
-    assert [engine.written for engine in engines] == [request("SCRIPT", "EXISTS", "0" * 40)] * 2
+    client.feed(request("FUNCTION", "LIST"))
+    engines = [it for it in world.engines() if it.written]
+    assert [engine.written for engine in engines] == [request("FUNCTION", "LIST")] * 2
+
+
+def test_a_leaving_pod_counts_its_keys_where_nobody_can_stand_in() -> None:
+    world = World()
+    client = world.client(cluster=True)
+    world.use_routes([0, 1], "uid-0", "uid-0", announced=["uid-1", "uid-1"])
+    world.router.tick()
+    (backend,) = world.dialled
+    world.dialled.clear()
+    backend.failed("refused")
+    assert world.router.announced() == ["uid-0", "uid-0"]
+    client.feed(request("DBSIZE"))
+    for engine in world.engines():
+        if engine.written == request("DBSIZE"):
+            engine.feed(b":2\r\n")
+    assert client.frames() == [b":4\r\n"]
+
+
+def test_a_scan_that_has_begun_ends_where_its_partition_is_taken() -> None:
+    world = World()
+    client = world.client(cluster=True)
+    engine = connected_engine(world, client)
+    _, cursor = scan(world, client, engine, b"0", b"*2\r\n$1\r\n5\r\n*0\r\n")
+    world.use_routes([0, 1], "uid-1", "uid-1", announced=["uid-2", "uid-2"], stands_in=[True, True])
+    assert asked(client, "SCAN", "0") == b"*2\r\n$1\r\n0\r\n*0\r\n", "it begins where it is announced"
+    client.feed(request("SCAN", cursor.decode()))
+    (peer,) = world.engines()
+    assert b"SCAN" in peer.written
 
 
 def test_a_peers_command_is_not_passed_on_by_a_pod_that_stands_in() -> None:

@@ -30,8 +30,10 @@ cdef class Target:
         self.router.connect(b)
 
     cdef bint answers(self):
-        """Could it be reached when it was last tried? It is tried (again) for whoever asks next."""
-        if self.two is None and self.three is None:
+        """Is it connected, or not tried in vain yet? When it is not connected it is tried (again), for who asks next."""
+        if (self.two is not None and self.two.is_ready) or (self.three is not None and self.three.is_ready):
+            return True
+        if self.two is None:
             self.ready(2)
         return self.backoff == 0
 

@@ -30,8 +30,8 @@ def node_id(uid: str) -> str:
 
 
 def runs(routes: Routes, served_only: bool = False) -> Iterator[Run]:
-    """The slots as few ranges, in order, each at the pod where it is announced: one that leaves is not shown, another
-    stands in for it. A partition without a primary is shown as this pod's, or one's that stays, unless `served_only`.
+    """The slots as few ranges, in order, each at the pod where it is announced: one that leaves is not shown where
+    another stands in for it. Without a primary they are shown as this pod's, or one's that stays, unless `served_only`.
 
     Clients give up on slots that nobody has; sent here, a command waits until the partition is served again, or is
     told where. A pod that leads partitions is not shown as a replica of others: clients give a node one role, and would
@@ -57,10 +57,11 @@ def runs(routes: Routes, served_only: bool = False) -> Iterator[Run]:
 
 
 def _anybody(routes: Routes, partition: int) -> str:
-    """This pod; when it leaves, one that stays."""
-    staying = [uid for uid, member in routes["members"].items() if not member["leaving"]]
+    """This pod; when it leaves, one that stays and serves others."""
     own: str = routes["self"]
-    return own if own in staying or not staying else staying[partition % len(staying)]
+    serving = set(routes["announced"])
+    staying = [uid for uid, member in routes["members"].items() if uid in serving and not member["leaving"]]
+    return staying[partition % len(staying)] if staying and routes["members"][own]["leaving"] else own
 
 
 def answer(routes: Routes, arguments: list[bytes], proto: int) -> bytes:

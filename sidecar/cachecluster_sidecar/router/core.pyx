@@ -154,7 +154,7 @@ doubled in between."""
 AWAY_S = 0.5
 """How soon a client is back that was answered MOVED, if the router that it was sent to sent it back."""
 AWAY_RECENT_S = 1.0
-"""How long after a partition was announced elsewhere."""
+"""How long after a partition's owner, or where it is announced, has changed."""
 AWAY_FIRST_S = 0.005
 AWAY_MAX_S = 0.1
 """How long such a client waits for the next MOVED: the first time, and at most; doubled in between."""

@@ -257,7 +257,8 @@ cdef class Router:
         return b"-MOVED %d %s:%d\r\n" % (slot, host.encode(), port)
 
     cdef bint is_unreachable(self, Partition p):
-        """Is the pod where a partition is announced, but which does not lead it, no place to send clients to?"""
+        """Is the pod where a partition is announced, but which does not lead it, no place to send clients to? Asked in
+        every tick, so that it is known."""
         return p.told is None or (p.told is not p.owner and not p.told.answers())
 
     def announced(self):
@@ -402,6 +403,7 @@ cdef class Router:
                 p.release()
             p.commit.look_after(now)
             p.look_at_privates(now)
+            self.is_unreachable(p)
             if p.engine is not None:
                 self.look_at_target(p.engine, now)
         for target in self.peers.values():

@@ -20,11 +20,12 @@ cdef object cursor_of(Partition p, at):
     return at << (C_PARTITION_BITS + C_TAG_BITS) | p.tag << C_PARTITION_BITS | p.index
 
 
-cdef Partition scanned_from(Router router, bint cluster, int index):
-    """The first partition from this one on that a client of this port scans; None when there is no more."""
+cdef Partition scanned_from(Router router, bint cluster, int index, bint begun=False):
+    """The first partition from this one on that a client of this port scans; None when there is no more. One that it
+    has `begun` it may end wherever its commands are taken."""
     cdef Partition p
     for p in router.lines[index:]:
-        if p.at_home() or not cluster:
+        if p.here or p.mine or not cluster or (begun and p.index == index and p.stands_in):
             return p
     return None
 
@@ -44,7 +45,7 @@ cdef void serve_scan(Client c, Command* command, const char* frame, Py_ssize_t n
     value = int(digits)
     index = value & (1 << C_PARTITION_BITS) - 1
     at = value >> (C_PARTITION_BITS + C_TAG_BITS)
-    p = scanned_from(router, c.cluster, index)
+    p = scanned_from(router, c.cluster, index, at > 0)
     if p is None:
         c.reply(SCAN_DONE)
         return

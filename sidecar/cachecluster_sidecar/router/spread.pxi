@@ -6,6 +6,10 @@ cdef bytes TOO_LARGE_FOR_ALL = (
 )
 
 
+# They fail where they have been executed before.
+cdef frozenset ONCE = frozenset((b"function|load", b"function|delete", b"function|restore"))
+
+
 cdef Split new_split(Client c, Command* command, Py_ssize_t parts):
     """What waits for so many replies and makes one of them, in the client's order."""
     cdef Split split = Split.__new__(Split)
@@ -100,10 +104,10 @@ cdef void serve_all(Client c, Command* command, const char* frame, Py_ssize_t n)
 
 cdef bint is_asked(Client c, Command* command, Partition p):
     """On cluster ports each partition is asked once by a client that asks all pods: where it is announced. What may be
-    asked twice is asked where it is served, too: of a pod that leaves."""
-    if not c.cluster or p.here:
+    asked twice is asked wherever it is taken, for a client may know only one of these pods."""
+    if not c.cluster or p.here or (p.mine and p.told is not None and c.router.is_unreachable(p)):
         return True
-    return p.mine and command.merge not in (MERGE_SUM, MERGE_JOINED) and not name_of(command).startswith(b"function")
+    return p.at_home() and command.merge not in (MERGE_SUM, MERGE_JOINED) and name_of(command) not in ONCE
 
 
 cdef void ask_partitions(Client c, Command* command, list asked, const char* frame, Py_ssize_t n, int tag=0):
