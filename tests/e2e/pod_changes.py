@@ -50,7 +50,9 @@ class Story:
     """Follows the conditions of a CacheCluster by `kubectl get --watch`."""
 
     def __init__(self, cache: CacheInPods) -> None:
-        what = ["--namespace", cache.namespace, "get", "cc", cache.name, "--watch", "-o", CONDITIONS]
+        # By its name alone, kubectl drops the first event that it hears, which may be one of after it has looked.
+        chosen = f"--field-selector=metadata.name={cache.name}"
+        what = ["--namespace", cache.namespace, "get", "cc", chosen, "--watch", "-o", CONDITIONS]
         self._command = [str(kubectl_binary()), f"--kubeconfig={cache.cluster.kubeconfig}", *what]
         self._told: list[Told] = []
         self._ended = threading.Event()
