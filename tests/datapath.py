@@ -17,7 +17,6 @@ import redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
-from tests.waiting import wait_until
 
 from cachecluster_core.slots import SLOTS, partition_of_key, slot_of_key
 
@@ -209,25 +208,25 @@ class DataPathSuite:
         self, client: Any, endpoints: Endpoints, prefix: str
     ) -> None:
         heard: queue.Queue[bytes] = queue.Queue()
-        listener = client.pubsub(ignore_subscribe_messages=True)
+        listener = client.pubsub()
         listener.subscribe(**{prefix: lambda message: heard.put(message["data"])})
         listener.psubscribe(**{f"{prefix}:*": lambda message: heard.put(message["channel"])})
+        assert [(listener.get_message(timeout=10) or {}).get("type") for _ in range(2)] == ["subscribe", "psubscribe"]
         thread = listener.run_in_thread(sleep_time=0.01)
         talkers: list[Any] = [*map(plain_client, endpoints.plain), cluster_client(endpoints)]
         channels = keys_by_partition(prefix, 16)
-        wait_until(lambda: talkers[0].publish(prefix, "begin"), 10, "the subscription")
-        while heard.get(timeout=10) != b"begin":
-            pass
-        for number, talker in enumerate(talkers):
-            talker.publish(prefix, f"{number}")
-            assert heard.get(timeout=10) == b"%d" % number
-            for channel in channels:
-                talker.publish(channel, "x")
-                assert heard.get(timeout=10) == channel.encode()
-            talker.close()
-        thread.stop()
-        thread.join()
-        listener.close()
+        try:
+            for number, talker in enumerate(talkers):
+                talker.publish(prefix, f"{number}")
+                assert heard.get(timeout=10) == b"%d" % number
+                for channel in channels:
+                    talker.publish(channel, "x")
+                    assert heard.get(timeout=10) == channel.encode()
+                talker.close()
+        finally:
+            thread.stop()
+            thread.join()
+            listener.close()
 
     def test_every_client_finds_every_key(self, endpoints: Endpoints, prefix: str) -> None:
         keys = {f"{prefix}:{number}".encode() for number in range(200)}

@@ -69,27 +69,33 @@ TIERS = (
 COUNT = re.compile(r"(\d+) (passed|failed|errors?|skipped)")
 
 
+FAILURE = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - (.*))?$")
+
+
 FEW = 5
+SHOWN_CHARACTERS = 300
+"""Of the first line of a failure's message, in the list at the end."""
 
 
-def run(tier: Tier) -> dict[str, int]:
-    """Run one tier's tests; numbers of passed, failed (errors included), skipped and repeated ones.
+def run(tier: Tier, told: list[str]) -> dict[str, int]:
+    """Run one tier's tests; numbers of passed, failed (errors included), skipped and repeated ones. Adds to `told` a
+    line for each failure.
 
     Tests with real processes depend on the machine keeping up. When only a few of them fail they are run once more,
     alone: what fails again has failed, what passes then is counted as `repeated`, too, and stands above with its
     failure. A pure test has no such excuse.
     """
-    counts = _pytest(tier) | {"repeated": 0}
+    counts = _pytest(tier, told) | {"repeated": 0}
     failed = counts["failed"]
     if tier.number > 0 and 0 < failed <= FEW:
         sys.stdout.write(f"--- {failed} failed: once more, alone\n")
-        again = _pytest(tier, "--last-failed", "--last-failed-no-failures=none")
+        again = _pytest(tier, told, "--last-failed", "--last-failed-no-failures=none")
         passed = min(again["passed"], failed) if not again["failed"] else 0
         counts = counts | {"passed": counts["passed"] + passed, "failed": failed - passed, "repeated": passed}
     return counts
 
 
-def _pytest(tier: Tier, *flags: str) -> dict[str, int]:
+def _pytest(tier: Tier, told: list[str], *flags: str) -> dict[str, int]:
     command = [sys.executable, "-m", "pytest", "-q", "-m", f"t{tier.number}", "--durations=5", "--durations-min=5"]
     command += flags
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
@@ -100,6 +106,8 @@ def _pytest(tier: Tier, *flags: str) -> dict[str, int]:
         sys.stdout.write(line)
         sys.stdout.flush()
         last = line if COUNT.search(line) else last
+        if failure := FAILURE.match(line):
+            told.append(f"{failure[1]}: {(failure[2] or '')[:SHOWN_CHARACTERS]}")
     code = process.wait()
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     for number, word in COUNT.findall(last):
@@ -114,6 +122,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tier", type=int, choices=range(5), help="only this tier")
     wanted = parser.parse_args().tier
+    told: list[str] = []
     rows, total = [], {"passed": 0, "failed": 0, "skipped": 0, "repeated": 0}
     for tier in TIERS:
         if wanted is not None and tier.number != wanted:
@@ -125,7 +134,7 @@ def main() -> int:
             rows.append(f"tier {tier.number}  did not run: {reason}")
             continue
         began = time.monotonic()
-        counts = run(tier)
+        counts = run(tier, told)
         for word, number in counts.items():
             total[word] += number
         seconds = time.monotonic() - began
@@ -133,6 +142,8 @@ def main() -> int:
         rows.append(f"tier {tier.number}  {figures}  in {seconds:.0f} s  ({tier.title})")
     width = shutil.get_terminal_size().columns
     sys.stdout.write("\n" + "=" * min(width, 80) + "\n" + "\n".join(rows) + "\n")
+    if told:
+        sys.stdout.write("what failed, once at least:\n" + "\n".join(told) + "\n")
     if total["repeated"]:
         sys.stdout.write(f"{total['repeated']} of those that passed had failed first: see above\n")
     sys.stdout.write(", ".join(f"{total[word]} {word}" for word in ("passed", "failed", "skipped")) + "\n")

@@ -36,8 +36,9 @@ class CopyView:
     command of an earlier decision is still being carried out: the step decides nothing more about the copy.
     `announce` is its replica-announce-ip; `config` what is known to be applied of Settings.engine_config.
     `silent_s` counts seconds without an answer; the other fields are then the last known ones. `settled_offset` is the
-    own offset as observed at least 1.5 seconds ago (0 until then): replicas acknowledge once a second, so only against
-    that can an attached replica be called lagging. `replid` names the replication history that the offset counts in.
+    own offset as observed at least 1.5 seconds ago, -1 until then: replicas acknowledge once a second, and those of a
+    primary that has just taken over have to attach to it first, so only then can one be called lagging.
+    `replid` names the replication history that the offset counts in.
     `observed_ns` is when all this was asked for (CLOCK_BOOTTIME).
     `ask_again` says that the link to `source` did not come up at the first try and that it is time to ask anew: the
     engine by itself waits for a second.
@@ -50,7 +51,7 @@ class CopyView:
     syncing: bool = False
     has_stream: bool = False
     offset: int = 0
-    settled_offset: int = 0
+    settled_offset: int = -1
     attached: tuple[Attached, ...] = ()
     announce: str = ""
     replid: str = ""

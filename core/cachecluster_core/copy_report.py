@@ -85,9 +85,10 @@ def _held(state: CopyState) -> tuple[CopyId, ...]:
 
 def _lagging(state: CopyState) -> tuple[CopyId, ...]:
     """In-sync members, and those that are required beside them, that are not attached, or behind by more than
-    isr.maxLag: with sync, writes wait for each of them."""
+    isr.maxLag: with sync, writes wait for each of them. A primary that has just taken over gives them time to attach:
+    one that is let go at once is missing when the primary fails a moment later."""
     entry, marks = state.entry, state.marks
-    if entry is None or entry.primary != state.identity:
+    if entry is None or entry.primary != state.identity or state.copy.settled_offset < 0:
         return ()
     required = marks.required if marks.required_epoch == entry.epoch else ()
     return tuple(sorted({*entry.isr, *required} - {state.identity} - state.in_step()))

@@ -90,5 +90,8 @@ def test_an_idle_cluster_costs_little(demo: Demo, operator: Release, say: Callab
     roles = {cost.process.role for cost in costs}
     assert {"agent", "router", "engine", "operator"} <= roles, roles
     assert len(sidecars) == 3 and max(sidecars.values()) <= SIDECAR_PSS_MB, sidecars
-    busy = [cost.line() for cost in costs if cost.cpu_percent > CPU_PERCENT]
-    assert not busy, busy
+    clusters = len(cache.get("cc")["items"])  # the operator serves those of other tests of the session, too
+    say(f"the operator serves {clusters} CacheClusters")
+    served = {"operator": clusters}
+    busy = [cost.line() for cost in costs if cost.cpu_percent > CPU_PERCENT * served.get(cost.process.role, 1)]
+    assert not busy, (busy, clusters)

@@ -146,8 +146,21 @@ def test_a_required_learner_that_is_gone_is_reported_as_lagging_at_this_epoch_on
         ring = HashRing("demo", MEMBERS, (entry,), Settings(sync=True), version="7")
         marks = Marks(seen_epoch=5, rank_term=5, run_id="ra", required=(HERE, THERE), required_epoch=5)
         gates = {0: GateView(5, 1, 10**12, confirmed=True)}
-        view = AgentView("uid-a", ring, 1, 2, {}, {0: marks}, gates, {0: CopyView(Process.UP, "ra", offset=9)})
-        decision = agent_step(view)
+        copy = CopyView(Process.UP, "ra", offset=9, settled_offset=9)
+        decision = agent_step(AgentView("uid-a", ring, 1, 2, {}, {0: marks}, gates, {0: copy}))
         assert decision.report is not None and decision.report.copies[0].lagging == lagging
         required = decision.marks.get(0, marks).required
         assert required == ((HERE,) if epoch == 6 else (HERE, THERE))
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_a_primary_that_has_just_taken_over_gives_the_others_time_to_attach(sync: bool) -> None:
+    entry = Entry(epoch=5, state=State.STABLE, primary=HERE, isr=(HERE, THERE), term=5)
+    ring = HashRing("demo", MEMBERS, (entry,), Settings(sync=sync), version="7")
+    marks = Marks(seen_epoch=5, rank_term=5, run_id="ra", required=(HERE, THERE), required_epoch=5)
+    gates = {0: GateView(5, 1, 10**12, confirmed=True)}
+    for settled, lagging in ((-1, ()), (0, (THERE,)), (700, (THERE,))):
+        for attached in ((), (Attached(THERE, online=True, offset=0),)):
+            copy = CopyView(Process.UP, "ra", offset=700, settled_offset=settled, attached=attached)
+            decision = agent_step(AgentView("uid-a", ring, 1, 2, {}, {0: marks}, gates, {0: copy}))
+            assert decision.report is not None and decision.report.copies[0].lagging == lagging

@@ -66,7 +66,8 @@ async def test_from_an_empty_pod_to_a_partition_that_answers(agent: AgentProcess
     copy = agent.copy()
     assert copy.role == "master" and copy.intact and copy.term == 2 and copy.epoch == 2
     assert copy.required == (CopyId(UID, copy.run_id),)
-    assert agent.report is not None and agent.report.authority_s > 0 and agent.report.routers == 1
+    await until(lambda: agent.report is not None and agent.report.routers == 1)
+    assert agent.report is not None and agent.report.authority_s > 0
     assert (await agent.get("/readyz"))[0] == 200
     assert (await agent.get("/healthz"))[0] == 200
     await until(lambda: agent.copy().keys == 1)

@@ -110,6 +110,18 @@ def test_planned_changes_lose_nothing_and_give_no_error(local: LocalProcess) -> 
     assert (result["errors"], result["wrong"], result["counters"], result["missing"]) == ({}, [], [], 0)
 
 
+def test_a_hand_over_leaves_both_copies_in_sync_also_when_nothing_is_written(local: LocalProcess) -> None:
+    """The former primary has to attach to its successor: that takes a moment, in which the successor may fail."""
+    local.wait_complete()
+    begun = (local.directory / "log").stat().st_size
+    local.roll()
+    wait_until(lambda: " RollStarted: " in (local.directory / "log").read_text()[begun:], 10, "the roll begins")
+    local.wait_complete()
+    told = (local.directory / "log").read_text()[begun:]
+    assert told.count(" HandedOver: ") >= 4
+    assert [line for line in told.splitlines() if "is not in sync" in line] == []
+
+
 def test_the_redis_process_of_a_primary_is_killed(local: LocalProcess, writes: AcknowledgedWrites) -> None:
     for partition in (3, 7, 11):
         local.signal([local.node(local.primary_of(partition))["pids"]["engines"][str(partition)]])

@@ -44,7 +44,7 @@ class OffsetHistory:
             self._offsets.popleft()
 
     def settled(self, now: float) -> int:
-        """The offset as it was at least `Pace.settle` ago; 0 when that is not known yet."""
+        """The offset as it was at least `Pace.settle` ago; -1 when that is not known yet."""
         if self._offsets and now - self._offsets[0][0] >= self._pace.settle:
             return self._offsets[0][1]
-        return 0
+        return -1
