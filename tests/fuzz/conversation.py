@@ -68,6 +68,11 @@ COMMANDS: list[Callable[[str, str], bytes]] = [
     lambda a, b: request("CACHECLUSTER", "UNBLOCK", "5", "TIMEOUT"),
     lambda a, b: request("PUBLISH", a, b),
     lambda a, b: request("MULTI") + request("GET", a) + request("DEL", a, b) + request("EXEC"),
+    lambda a, b: request("CLIENT", "TRACKING", "ON"),
+    lambda a, b: request("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", a),
+    lambda a, b: request("CLIENT", "TRACKING", "ON", "OPTIN") + request("CLIENT", "CACHING", "YES") + request("GET", a),
+    lambda a, b: request("CLIENT", "TRACKING", "OFF"),
+    lambda a, b: request("CLIENT", "REPLY", "ON"),
 ]
 
 
@@ -257,7 +262,7 @@ class _Server:
                 self._last_ticket += 1
                 self._tickets.append((self._last_ticket, results(inner[1:-1]) if inner[1:] else answer(inner[0])))
                 return b"-CCHELD %d\r\n" % self._last_ticket
-            case [b"CACHECLUSTER", *_]:
+            case [b"CACHECLUSTER", *_] | [b"CLIENT", b"TRACKING", *_]:
                 return b"+OK\r\n"
             case [b"SUBSCRIBE" | b"UNSUBSCRIBE", *_]:
                 return b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"
@@ -426,9 +431,13 @@ class _Conversation:
             self.listeners.append(_Listener(self.world, cluster=bool(how & 4)))
 
     def tell(self) -> None:
-        """What is published somewhere."""
-        server, key = self.server(), KEYS[self.byte() % 4].encode()
-        if server is not None and server.backend.proto == 3:
+        """What is published or changed somewhere."""
+        server, chosen = self.server(), self.byte()
+        key = KEYS[chosen % 4].encode()
+        if server is not None and server.backend.proto == 3 and chosen & 4:
+            changed = b"*1\r\n$%d\r\n%s\r\n" % (len(key), key) if chosen & 8 else b"_\r\n"
+            server.speak(b">2\r\n$10\r\ninvalidate\r\n" + changed)
+        elif server is not None and server.backend.proto == 3:
             server.speak(b">3\r\n$7\r\nmessage\r\n$%d\r\n%s\r\n$1\r\nx\r\n" % (len(key), key))
 
     # -- in the end

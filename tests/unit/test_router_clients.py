@@ -208,15 +208,9 @@ async def test_small_questions_are_answered(tmp_path: Path) -> None:
         assert (await client.ask("COMMAND", "GETKEYS", "PING")).startswith(b"-ERR The command has no key")
 
 
-async def test_what_is_not_served_says_so(tmp_path: Path) -> None:
+async def test_what_is_refused_says_what_to_use_instead(tmp_path: Path) -> None:
     async with running_cluster(tmp_path) as cluster, conversation(cluster.pods[0].front) as client:
-        for words in (
-            ("MONITOR",),
-            ("WAIT", "1", "0"),
-        ):
-            reply = await client.ask(*words)
-            assert reply.startswith(b"-ERR '" + words[0].lower().encode() + b"'") and b"is not served yet" in reply
-        assert (await client.ask("CLIENT", "TRACKING", "ON")).startswith(b"-ERR 'client|tracking' is not served yet")
+        assert b"is not served yet" in await client.ask("ACL", "DRYRUN", "default", "GET", "a")
         reply = await client.ask("CONFIG", "SET", "maxmemory", "1")
         assert reply == b"-ERR 'config|set' is refused by the router: change spec.engineConfig of the CacheCluster\r\n"
         assert await client.ask("GET", "a") == b"$-1\r\n"
@@ -234,3 +228,47 @@ async def test_the_routers_own_command_is_for_peers_on_the_cluster_port(tmp_path
             async with conversation(cluster.pods[0].cluster_port) as peer:
                 assert (await peer.ask(*words)).startswith(code)
                 assert await peer.frame() == b""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_replies_that_are_not_wanted_are_not_sent(tmp_path: Path, engine: str) -> None:
+    dialog: tuple[tuple[str, ...], ...] = (
+        ("CLIENT", "REPLY", "SKIP"),
+        ("SET", "k0", "1"),
+        ("INCR", "k0"),
+        ("CLIENT", "REPLY", "OFF"),
+        ("INCR", "k0"),
+        ("CLIENT", "REPLY", "SKIP"),
+        ("GET",),
+        ("NONSENSE",),
+        ("PING",),
+        ("SUBSCRIBE", "news"),
+        ("UNSUBSCRIBE", "news"),
+        ("MULTI",),
+        ("INCR", "k0"),
+        ("EXEC",),
+        ("CLIENT", "REPLY", "ON"),
+        ("GET", "k0"),
+        ("CLIENT", "REPLY", "SKIP"),
+        ("CLIENT", "REPLY", "MAYBE"),
+        ("GET", "k0"),
+        ("CLIENT", "REPLY", "OFF"),
+        ("RESET",),
+        ("GET", "k0"),
+        ("QUIT",),
+    )
+    async with running_cluster(tmp_path, engine=engine) as cluster:
+        direct = cluster.pods[0].copies[0].socket
+        key = cluster.keys(0)[0]
+        told = []
+        for where in (cluster.pods[0].front, direct):
+            async with conversation(where) as client:
+                await client.ask("HELLO", "3")
+                if where is direct:
+                    await client.ask("DEL", key)
+                client.send(*[tuple(key if word == "k0" else word for word in words) for words in dialog])
+                frames = []
+                while frame := await client.frame():
+                    frames.append(frame)
+                told.append(frames)
+        assert told[0] == told[1]

@@ -533,3 +533,32 @@ def test_a_peers_command_is_not_passed_on_by_a_pod_that_stands_in() -> None:
     world.use_routes([0, 1], "uid-1", "uid-1", announced=["uid-0", "uid-0"])
     assert asked(peer, "GET", key_of(0)) == b"-CCGATE 0\r\n"
     assert not world.dialled
+
+
+def tracking_client(world: World) -> Transport:
+    """A client of RESP3 that tracks, with everybody who is listened to telling."""
+    client = world.client()
+    client.protocol.set_proto(3)
+    client.feed(request("CLIENT", "TRACKING", "ON"))
+    for _ in range(3):
+        for other in world.engines():
+            other.feed(b"+OK\r\n" * other.written.count(b"TRACKING") + b"+PONG\r\n")
+    assert client.frames()[-1] == b"+OK\r\n"
+    return client
+
+
+def test_room_for_keys_is_made_before_the_command_that_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(vars(core), "MOST_TRACKED_BYTES", 500)
+    world = World()
+    client = tracking_client(world)
+    keys = [f"{{{key_of(0)}}}{n}" for n in range(4)]
+    client.feed(request("MGET", *keys))
+    (engine,) = world.engines()
+    engine.feed(b"*4\r\n" + b"_\r\n" * 4)
+    assert len(client.frames()) == 1
+    client.feed(request("GET", keys[0]))
+    told = client.frames()
+    assert told and all(frame.startswith(b">2\r\n$10\r\ninvalidate") for frame in told), "before the reply"
+    world.loop.turn()
+    engine.feed(b"_\r\n")
+    assert client.frames() == [b"_\r\n"]

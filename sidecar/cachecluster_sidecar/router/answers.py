@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from . import cluster, connections, info, users
+from . import cluster, connections, info, tracking, users
 from .commands import command_names, is_known, load_doc
 from .core import Client, Router
 from .encode import OK, Simple, encode, error
@@ -31,7 +31,6 @@ NO_PASSWORD = error(
     "Are you sure your configuration is correct?"
 )
 WRONG_PASSWORD = error("WRONGPASS invalid username-password pair or user is disabled.")
-NO_TRACKING: dict[str, object] = {"flags": {"off"}, "redirect": -1, "prefixes": []}
 PRINTABLE = re.compile(rb"[!-~]*")
 BAD_NAME = error("ERR Client names cannot contain spaces, newlines or special characters.")
 
@@ -191,8 +190,16 @@ def _reset(client: Client, arguments: Arguments) -> bytes:
     client.set_proto(2)
     client.forget_transaction()
     client.stop_listening()
+    client.stop_tracking()
+    client.stop_monitoring()
+    client.mute(0)
     client.info = None
     return b"+RESET\r\n"
+
+
+def _monitor(client: Client, arguments: Arguments) -> bytes:
+    client.monitor()
+    return OK
 
 
 def _unwatch(client: Client, arguments: Arguments) -> bytes:
@@ -227,6 +234,14 @@ def _client_setinfo(client: Client, arguments: Arguments) -> bytes:
 
 def _on_off(client: Client, arguments: Arguments) -> bytes:
     return OK if arguments[2].upper() in (b"ON", b"OFF") else SYNTAX_ERROR
+
+
+def _client_reply(client: Client, arguments: Arguments) -> bytes:
+    """CLIENT REPLY ON|OFF|SKIP; SKIP is about its own reply and the next one."""
+    if arguments[2].upper() not in (b"ON", b"OFF", b"SKIP"):
+        return SYNTAX_ERROR
+    client.mute({b"ON": 0, b"OFF": -1, b"SKIP": -1 if client.muted < 0 else 2}[arguments[2].upper()])
+    return OK
 
 
 def _client_list(client: Client, arguments: Arguments) -> bytes:
@@ -332,14 +347,17 @@ HANDLERS: dict[str, Callable[[Client, Arguments], bytes]] = {
     "client|getname": _client_getname,
     "client|id": lambda client, arguments: encode(client.id, client.proto),
     "client|info": lambda client, arguments: _text(client, connections.line(client)),
-    "client|getredir": lambda client, arguments: encode(-1, client.proto),
+    "client|getredir": lambda client, arguments: encode(
+        client.tracking.redirect if client.tracking else -1, client.proto
+    ),
     "client|kill": connections.kill,
     "client|list": _client_list,
     "client|no-evict": _on_off,
     "client|no-touch": _on_off,
+    "client|reply": _client_reply,
     "client|setinfo": _client_setinfo,
     "client|setname": _client_setname,
-    "client|trackinginfo": lambda client, arguments: encode(NO_TRACKING, client.proto),
+    "client|trackinginfo": lambda client, arguments: encode(tracking.described(client.tracking), client.proto),
     "client|unblock": connections.unblock,
     "command": _command,
     "command|count": lambda client, arguments: encode(len(command_names(_engine(client.router))), client.proto),
@@ -353,6 +371,7 @@ HANDLERS: dict[str, Callable[[Client, Arguments], bytes]] = {
     "info": lambda client, arguments: _text(client, info.info(client.router, client, arguments[1:])),
     "lastsave": lambda client, arguments: encode(info.STARTED_AT, client.proto),
     "lolwut": lambda client, arguments: _text(client, info.name_and_version(client.router)),
+    "monitor": _monitor,
     "ping": _ping,
     "quit": _quit,
     "readonly": _cluster_only,

@@ -11,6 +11,7 @@ LEAST_S = 0.001
 """Of a limit that is over: 0 would mean for ever."""
 LIMIT_FIRST = (b"BLMPOP", b"BZMPOP")
 STREAMS = (b"XREAD", b"XREADGROUP")
+IN_MILLISECONDS = (*STREAMS, b"WAIT")
 VALUES_OF_OPTION = {b"GROUP": 2, b"COUNT": 1, b"CLAIM": 1}
 """How many values follow an option of XREAD and XREADGROUP; a value may read like an option."""
 
@@ -18,7 +19,7 @@ VALUES_OF_OPTION = {b"GROUP": 2, b"COUNT": 1, b"CLAIM": 1}
 def limit_at(arguments: Arguments) -> int | None:
     """Which argument is the limit of time; None: the command does not wait.
 
-    In seconds, with a fraction; of XREAD and XREADGROUP in milliseconds, and only with BLOCK.
+    In seconds, with a fraction; of WAIT in milliseconds; of XREAD and XREADGROUP too, and only with BLOCK.
     """
     name = word(arguments[0])
     if name not in STREAMS:
@@ -35,7 +36,7 @@ def limit_at(arguments: Arguments) -> int | None:
 
 
 def _unit_s(arguments: Arguments) -> float:
-    return 0.001 if word(arguments[0]) in STREAMS else 1.0
+    return 0.001 if word(arguments[0]) in IN_MILLISECONDS else 1.0
 
 
 def limit_s(arguments: Arguments) -> float:
@@ -54,5 +55,5 @@ def with_limit(arguments: Arguments, left_s: float) -> Arguments:
     if at is None:
         return arguments
     left = max(left_s, LEAST_S) / _unit_s(arguments)
-    text = b"%d" % math.ceil(left) if word(arguments[0]) in STREAMS else b"%.3f" % left
+    text = b"%d" % math.ceil(left) if word(arguments[0]) in IN_MILLISECONDS else b"%.3f" % left
     return [*arguments[:at], text, *arguments[at + 1 :]]

@@ -36,9 +36,11 @@ cdef class Client:
             after = r.next
             r.next = None
             r = after
-        self.head = self.tail = None
+        self.head = self.tail = self.waits = None
         self.forget_transaction()
+        self.stop_monitoring()
         self.router.hub.leave(self)
+        self.router.hub.untrack(self)
         if self.links is not None:
             for number in list(self.links):
                 self.end_link(number)
@@ -104,10 +106,22 @@ cdef class Client:
         return self.end_wait(how)
 
     cdef bint end_wait(self, bytes how):
-        cdef Request r = self.head
-        cdef Backend b
+        cdef Request r = self.head, part
+        cdef bint found = False
         if r is None or not r.blocks:
             return False
+        if r.link:
+            return self.end_waiting(r, how)
+        for part in self.waits or ():
+            found = self.end_waiting(part, how) or found
+        if found:
+            for part in self.waits or ():
+                part.until = seconds()
+        return found
+
+    cdef bint end_waiting(self, Request r, bytes how):
+        """The same for one command, or one part of it."""
+        cdef Backend b
         b = self.links.get(r.link) if self.links is not None else None
         if how == b"TIMEOUT":
             r.until = seconds()
@@ -119,13 +133,13 @@ cdef class Client:
             b.say([b"CACHECLUSTER", b"UNBLOCK", b"%d" % r.link, how])
         return True
 
-    def unblock_link(self, int number, bytes how):
+    def unblock_link(self, uint64_t number, bytes how):
         """The peer says so for what its client waits for."""
         cdef Backend b = self.links.get(number) if self.links is not None else None
         if b is not None:
             (<Private>b).unblock(how, True)
 
-    def drop_link(self, int number):
+    def drop_link(self, uint64_t number):
         """The peer needs this private connection no more."""
         self.end_link(number)
 
@@ -148,6 +162,31 @@ cdef class Client:
     def stop_listening(self):
         """End all its subscriptions, without a word."""
         self.router.hub.leave(self)
+
+    def stop_tracking(self):
+        """It is told of no change any more."""
+        self.router.hub.untrack(self)
+
+    def monitor(self):
+        """MONITOR: it is shown every command of this router's clients from now on."""
+        if self.router.monitors is None:
+            self.router.monitors = set()
+        self.router.monitors.add(self)
+        self.monitors = True
+
+    def stop_monitoring(self):
+        """It is shown nothing any more."""
+        if self.monitors:
+            self.monitors = False
+            self.router.monitors.discard(self)
+            if not self.router.monitors:
+                self.router.monitors = None
+
+    cdef void show_line(self, bytes line):
+        """A line for MONITOR, behind what has been answered."""
+        if not self.closed and not self.half_closed and self.muted >= 0:
+            buf_add_bytes(&self.out, line)
+            self.touch()
 
     def unwatch(self):
         """UNWATCH."""
@@ -255,8 +294,10 @@ cdef class Client:
             if scanned == SCAN_INLINE:
                 served = self.inline(p + start, self.scan.pos)
             elif self.scan.argc > 0:
-                served = serve(self, p + start, self.scan.pos)
+                served = self.serve_shown(p + start, self.scan.pos)
             if not served:
+                if self.tracking is not None:
+                    self.tracking.again()
                 request_scan_reset(&self.scan)
                 self.barrier = True
                 self.block()
@@ -266,6 +307,13 @@ cdef class Client:
             if self.must_wait():
                 self.block()
         return start
+
+    cdef bint serve_shown(self, const char* frame, Py_ssize_t n):
+        """Serve a request, and show it to those that monitor."""
+        cdef bint served = serve(self, frame, n)
+        if served and self.router.monitors is not None and not self.peer:
+            self.router.show(self, frame)
+        return served
 
     cdef bint inline(self, const char* p, Py_ssize_t n):
         """An inline request: as if its words had come as a request of their own."""
@@ -282,15 +330,28 @@ cdef class Client:
         elif frame:
             request_scan_reset(&self.scan)
             scan_request(&self.scan, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
-            served = serve(self, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
+            served = self.serve_shown(PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
         self.scan.pos = n
         return served
+
+    def mute(self, int replies):
+        """CLIENT REPLY: do not send the next replies, or any (-1)."""
+        self.muted = replies
+
+    cdef bint mutes(self):
+        """Is the reply to the command that came now not sent?"""
+        if self.muted > 0:
+            self.muted -= 1
+            return True
+        return self.muted < 0
 
     cdef Request append(self):
         """A new request at the end of this client's order."""
         cdef Request r = Request.__new__(Request)
         r.client = self
         r.proto = self.proto
+        if self.muted:
+            r.mute = self.mutes()
         if self.tail is None:
             self.head = r
         else:
@@ -315,7 +376,8 @@ cdef class Client:
         """A reply made here, in its turn."""
         cdef Request r
         if self.head is None:
-            buf_add_bytes(&self.out, data)
+            if not self.muted or not self.mutes():
+                buf_add_bytes(&self.out, data)
             self.touch()
             return
         r = self.append()
@@ -324,11 +386,30 @@ cdef class Client:
     cdef void push(self, const char* p, Py_ssize_t n):
         """A message that it has subscribed to, between two replies. `p` is a push of RESP3."""
         cdef Py_ssize_t at = self.out.len
+        if self.closed or self.half_closed:
+            return
         buf_add(&self.out, p, n)
         if self.proto == 2:
             self.out.p[at] = c"*"
         self.router.counters.messages += 1
         self.touch()
+
+    cdef void push_behind(self, bytes data):
+        """A push behind all replies that are outstanding; one that waits in an engine has none that matters."""
+        cdef Request r = self.tail
+        if self.closed or self.half_closed:
+            return
+        self.router.counters.messages += 1
+        if r is None or self.waits_in_engine():
+            buf_add_bytes(&self.out, data)
+            self.touch()
+            return
+        if not r.done:
+            muted, self.muted = self.muted, 0
+            r = self.append()
+            self.muted = muted
+            r.started_ns = 0
+        self.keep(r, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
     cdef void refuse(self, bytes error):
         """An error reply made here; of a transaction nothing is executed then."""
@@ -346,7 +427,8 @@ cdef class Client:
         if self.head is not r:
             self.hold(r, p, n)
             return
-        buf_add(&self.out, p, n)
+        if not r.mute:
+            buf_add(&self.out, p, n)
         while True:
             self.head = r.next
             r.next = None
@@ -364,8 +446,14 @@ cdef class Client:
 
     cdef void hold(self, Request r, const char* p, Py_ssize_t n):
         """Keep the reply of a request until its turn comes."""
-        buf_add(&r.reply, p, n)
         r.done = True
+        if not r.mute:
+            self.keep(r, p, n)
+
+    cdef void keep(self, Request r, const char* p, Py_ssize_t n):
+        """Keep more that leaves in this request's turn."""
+        r.done = True
+        buf_add(&r.reply, p, n)
         self.held += n
         if self.held > C_OUTPUT_MAX and not self.peer and not self.closing:
             log.warning("client %d has too many replies behind one that does not come: disconnected", self.id)
@@ -417,7 +505,9 @@ cdef class Client:
 
     cdef void finish(self):
         """Close. To one that is only told to leave: say that nothing more will come, and let it close."""
+        self.stop_monitoring()
         self.router.hub.leave(self)
+        self.router.hub.untrack(self)
         if self.ended or not self.leaving:
             self.transport.close()
         elif not self.half_closed:
@@ -425,13 +515,14 @@ cdef class Client:
             self.transport.write_eof()
 
     cdef void write_out(self):
-        cdef Py_ssize_t limit = C_OUTPUT_MAX if self.subs is None else C_LISTENER_MAX
+        cdef bint listens = self.monitors or self.subs is not None or (self.peer and self.tracking is not None)
+        cdef Py_ssize_t limit = C_LISTENER_MAX if listens else C_OUTPUT_MAX
         if self.out.len == 0:
             return
         # A peer that relays for many clients is never cut for this: it reads or is gone.
         if (
             self.write_paused
-            and (self.subs is not None or not self.peer)
+            and (listens or not self.peer)
             and self.transport.get_write_buffer_size() + self.out.len > limit
         ):
             log.warning("client %d does not read its replies: disconnected", self.id)

@@ -16,6 +16,8 @@ cdef enum Kind:
     KIND_SCAN = 8        # sent to one partition after the other
     KIND_WATCH = 9       # WATCH
     KIND_PUBSUB = 10     # PUBLISH, PUBSUB, SUBSCRIBE and its kin
+    KIND_TRACKING = 11   # CLIENT TRACKING, CLIENT CACHING
+    KIND_WAIT = 12       # WAIT
 
 cdef enum Merge:
     MERGE_ARRAY = 0      # MGET: elements in the order of the keys
@@ -26,6 +28,7 @@ cdef enum Merge:
     MERGE_SAME = 5       # SCRIPT LOAD: all answer the same
     MERGE_SCAN = 7       # SCAN: with the client's cursor
     MERGE_LEAST = 6      # SCRIPT EXISTS: element by element
+    MERGE_FEWEST = 8     # WAIT: the least of integers
 
 cdef enum:
     MAX_SPECS = 4

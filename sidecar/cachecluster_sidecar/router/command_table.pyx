@@ -21,6 +21,8 @@ KINDS = {
     "scan": KIND_SCAN,
     "watch": KIND_WATCH,
     "pubsub": KIND_PUBSUB,
+    "tracking": KIND_TRACKING,
+    "wait": KIND_WAIT,
 }
 MERGES = {
     "mget": MERGE_ARRAY,
@@ -39,6 +41,7 @@ MERGES = {
     "function|load": MERGE_SAME,
     "function|restore": MERGE_OK,
     "script|exists": MERGE_LEAST,
+    "wait": MERGE_FEWEST,
 }
 
 cdef uint16_t CRC[256]

@@ -56,7 +56,7 @@ cdef class Commit:
 
     cdef bint holds(self, Request r):
         """Must the reply to this command wait?"""
-        if r.client.closed or not (r.write or self.router.committed_reads):
+        if r.client.closed or not (r.write or self.router.committed_reads) or is_wait(r):
             return False
         return bool(self.names) or self.copies == 0 or (r.write and self.has_too_few())
 

@@ -41,6 +41,7 @@ cdef class Request:
     cdef bint fresh              # that connection is made if there is none; otherwise it must still be there
     cdef bint blocks             # it may wait in the engine
     cdef double until            # and so long; 0: for ever
+    cdef bint mute               # CLIENT REPLY: its reply is not sent
     cdef bint done               # the reply stands in `reply`, waiting for its turn
     cdef Internal internal
     cdef double parked_at        # 0 while it was never parked
@@ -173,12 +174,14 @@ cdef class Feed(Backend):
     cdef list early              # who waits for its first subscriptions: Pending, or a Partition
     cdef list barriers           # by PING that is not answered, who waits for it
     cdef bint muted              # what it tells others have told, or will
+    cdef bint unsure             # nobody waits any longer for what is not in effect yet
     cdef bint settled            # what was wanted when it became ready is in effect
     cdef bint again              # it was lost before
     cdef bint dismissed          # it is to end
 
     cdef void ask(self, bytes commands, list waiting)
     cdef void want(self, bytes commands, Pending pending)
+    cdef void say_track(self, bint on)
     cdef void tell(self, list waiting)
     cdef void settle(self)
     cdef void stop_waiting(self)
@@ -193,7 +196,22 @@ cdef class Hub:
     cdef dict feeds              # of peers, by pod UID
     cdef dict retry_at           # when a peer that was lost is tried again, by pod UID
     cdef Py_ssize_t bytes        # of all names
+    cdef set trackers            # clients that want to be told of changes
+    cdef set bcasters            # those of them that want to be told of all changes
+    cdef set tracking_peers      # peers that do
+    cdef dict read               # by key, the number of the client that has read it, or a set of them
+    cdef Py_ssize_t read_bytes   # of all keys
 
+    cdef bint tracks(self, bint of_peer)
+    cdef void say_track(self, bint of_peers, bint on)
+    cdef void track(self, Client c, Tracking wanted)
+    cdef void untrack(self, Client c)
+    cdef void remember(self, uint64_t client, bytes key)
+    cdef void make_room(self)
+    cdef void tell_readers(self, list keys)
+    cdef void changed(self, const char* frame, Py_ssize_t n, bint by_peer)
+    cdef void all_changed(self, bint by_peer)
+    cdef void invalidate(self, Client c, bytes keys)
     cdef bint active(self)
     cdef Py_ssize_t size(self)
     cdef list everything(self, bint of_peer)
@@ -371,6 +389,27 @@ cdef class Queue:
     cdef bytes body(self)
 
 
+# What a client wants to be told of: CLIENT TRACKING.
+cdef class Tracking:
+    cdef readonly bint bcast
+    cdef readonly bint optin
+    cdef readonly bint optout
+    cdef readonly bint noloop
+    cdef readonly uint64_t redirect  # the client that is told instead; 0: none
+    cdef readonly tuple prefixes
+    cdef readonly int caching    # what CLIENT CACHING said of the command that is served now: 1 yes, -1 no
+    cdef bint just_said          # of the next one
+    cdef bint confirmed          # everybody who is listened to tells
+    cdef readonly bint broken    # the client that it redirects to is gone, and it was told so
+    cdef bint clean              # it was told that everything is invalid, and has read nothing since
+    cdef list waiting            # keys that commands between MULTI and EXEC read
+
+    cdef void begin(self, Client c)
+    cdef void again(self)
+    cdef bint remembers(self)
+    cdef bint concerns(self, bytes key)
+
+
 # A connection that a client, or a peer router, made to one of our ports.
 cdef class Client:
     cdef readonly Router router
@@ -399,7 +438,13 @@ cdef class Client:
     cdef dict links              # by number, the connection that it has for itself, or a peer's; None until used
     cdef readonly tuple subs     # by kind, the names it has subscribed to; None: none
     cdef set unheard             # (kind, name) of those that are not confirmed yet; None: all are
+    cdef readonly Tracking tracking  # what it wants to be told of; None: nothing
+    cdef readonly bint monitors  # it is shown every command
+    cdef readonly int muted      # how many of the next replies are not sent; -1: none is
     cdef uint64_t reads          # how often something came
+    cdef uint64_t wrote[8]       # partitions that it has written to, a bit for each
+    cdef list waits              # the parts of its WAIT; None: it has none
+    cdef dict counted            # by partition, how many copies had what it had written; None until used
     cdef dict away               # by slot: the read that brought what was answered MOVED, when, and after what pause
     cdef Py_ssize_t outstanding
     cdef Py_ssize_t held         # bytes of replies whose turn has not come, or that are not acknowledged yet
@@ -412,21 +457,27 @@ cdef class Client:
     cdef Buf out
 
     cdef Py_ssize_t parse(self, const char* p, Py_ssize_t n)
+    cdef bint serve_shown(self, const char* frame, Py_ssize_t n)
     cdef bint inline(self, const char* p, Py_ssize_t n)
     cdef void refuse(self, bytes error)
     cdef void gate(self, int partition)
     cdef void take_in(self, Py_ssize_t n)
     cdef void take_rest(self)
+    cdef bint mutes(self)
     cdef Request append(self)
     cdef void give_ticket(self, Request r)
     cdef bint waits_in_engine(self)
     cdef bint end_wait(self, bytes how)
+    cdef bint end_waiting(self, Request r, bytes how)
     cdef void end_link(self, uint64_t number)
     cdef void forget_watch(self)
     cdef void reply(self, bytes data)
     cdef void push(self, const char* p, Py_ssize_t n)
+    cdef void push_behind(self, bytes data)
+    cdef void show_line(self, bytes line)
     cdef void deliver(self, Request r, const char* p, Py_ssize_t n)
     cdef void hold(self, Request r, const char* p, Py_ssize_t n)
+    cdef void keep(self, Request r, const char* p, Py_ssize_t n)
     cdef void tell(self, Request r, bytes reply)
     cdef bint served(self)
     cdef void touch(self)
@@ -477,6 +528,7 @@ cdef class Router:
     cdef list lines                      # Partition by number
     cdef dict peers                      # Target by pod UID
     cdef Hub hub                         # subscriptions
+    cdef set monitors                    # clients that are shown every command; None: there are none
     cdef list retired                    # targets that the routes name no more
     cdef readonly str self_uid
     cdef bytearray shared                # where every connection reads into
@@ -524,6 +576,7 @@ cdef class Router:
     cdef void give_up_sent(self, Backend b, list lost, Line behind, str reason)
     cdef int any_slot(self)
     cdef void time_request(self, Request r)
+    cdef void show(self, Client c, const char* frame)
     cdef void hurry(self)
     cdef void look_at_target(self, Target target, double now)
     cdef void look_at_retired(self, double now)

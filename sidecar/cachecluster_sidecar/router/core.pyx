@@ -14,6 +14,8 @@ The parts, each with one job:
     transaction.pxi MULTI and EXEC: commands that are kept, and go to an engine in one piece
     private.pxi     connections of one client's own: commands that wait, WATCH
     pubsub.pxi      SUBSCRIBE and PUBLISH: who listens to what, and to whom this router listens for them
+    wait.pxi        WAIT: how many copies have what a client has written
+    tracking.pxi    CLIENT TRACKING: who has read what, and is told of changes
     scan.pxi        SCAN over all partitions
     commit.pxi      replies that wait until the copies have acknowledged what they tell
     router.pxi      routes, the tick, counters
@@ -30,7 +32,7 @@ import zlib
 
 from cachecluster_core import pod_table
 
-from . import blocking
+from . import blocking, monitoring, tracking
 from .checks import CHECKS, NOT_SERVED
 from .resp import encode_request
 
@@ -56,11 +58,14 @@ from .command_table cimport (
     KIND_REFUSED,
     KIND_SCAN,
     KIND_SPLIT,
+    KIND_TRACKING,
     KIND_TRANSACTION,
+    KIND_WAIT,
     KIND_WATCH,
     MAX_SPECS,
     MERGE_ANY,
     MERGE_ARRAY,
+    MERGE_FEWEST,
     MERGE_JOINED,
     MERGE_LEAST,
     MERGE_OK,
@@ -206,6 +211,8 @@ include "dispatch.pxi"
 include "spread.pxi"
 include "transaction.pxi"
 include "private.pxi"
+include "wait.pxi"
+include "tracking.pxi"
 include "pubsub.pxi"
 include "scan.pxi"
 include "commit.pxi"

@@ -16,6 +16,8 @@ cdef bint serve(Client c, const char* frame, Py_ssize_t n):
     cdef RequestScan* scan = &c.scan
     cdef Command* container
     cdef Command* command = router.table.find(frame + scan.head[0].at, scan.head[0].len)
+    if c.tracking is not None:
+        c.tracking.begin(c)
     if c.over_limit or command == NULL:
         return serve_unknown(c, frame)
     if command.container and scan.argc > 1:
@@ -33,6 +35,8 @@ cdef bint serve(Client c, const char* frame, Py_ssize_t n):
     if command.kind == KIND_TRANSACTION:
         return serve_transaction(c, command)
     if command.one_key:
+        if c.tracking is not None and not command.write:
+            note_read(c, frame + scan.head[1].at, scan.head[1].len)
         forward(c, key_slot(frame + scan.head[1].at, scan.head[1].len), command.write, frame, n)
         return True
     if command.kind == KIND_KEYS or command.kind == KIND_SPLIT or command.kind == KIND_WATCH:
@@ -47,6 +51,10 @@ cdef bint serve(Client c, const char* frame, Py_ssize_t n):
         return serve_here(c, command, frame, n)
     if command.kind == KIND_PUBSUB:
         return serve_pubsub(c, command, frame, n)
+    if command.kind == KIND_WAIT:
+        return serve_wait(c, command, frame, n)
+    if command.kind == KIND_TRACKING:
+        return serve_tracking(c, command, frame)
     router.counters.unserved += 1
     c.refuse(unserved_error(command, router.table.entries[command.index]))
     return True
@@ -165,7 +173,7 @@ cdef bint serve_here(Client c, Command* command, const char* frame, Py_ssize_t n
         c.reply(PONG if c.subs is None or not only_listens(c) else b"*2\r\n$4\r\npong\r\n$0\r\n\r\n")
         return True
     name = (<dict>c.router.table.entries[command.index])["name"]
-    if (name == "hello" or name == "reset") and c.head is not None:
+    if (name == "hello" or name == "reset" or name == "monitor") and c.head is not None:
         return False
     c.router.counters.answered += 1
     c.reply(c.router.answers(c, name, all_arguments(frame, argc)))
@@ -224,6 +232,8 @@ cdef inline Request expect(Client c, Partition p, int slot, bint write):
     r.partition = p.index
     r.slot = slot
     r.write = write
+    if write:
+        note_write(c, p.index)
     return r
 
 
@@ -284,6 +294,9 @@ cdef bint serve_found_keys(Client c, Command* command, const char* frame, Py_ssi
         elif slot != first:
             one_slot = False
             one_partition = one_partition and slot >> c.router.shift == first >> c.router.shift
+    if c.tracking is not None and command.kind != KIND_WATCH and (not command.write or is_script(command)):
+        for i in range(count):
+            note_read(c, frame + s.args[s.keys[i]].at, s.args[s.keys[i]].len)
     if count == 0:
         # A script without keys runs anywhere; keys that a wrong argument hides: any engine knows the error to answer.
         if c.queue is not None:
@@ -304,6 +317,11 @@ cdef bint serve_found_keys(Client c, Command* command, const char* frame, Py_ssi
         c.router.counters.crossslot += 1
         c.refuse(CROSSSLOT if c.queue is None else CROSSSLOT_IN_MULTI)
     return True
+
+
+cdef bint is_script(Command* command):
+    """Does it run a script or a function, which may read its keys?"""
+    return name_of(command).startswith((b"eval", b"fcall"))
 
 
 cdef void refuse_in_transaction(Client c, Command* command):

@@ -160,6 +160,10 @@ def kind_of(name: str, command: Json) -> tuple[str, str | None]:
         return "watch", None
     if name in overlay.PUBSUB:
         return "pubsub", None
+    if name in overlay.TRACKING:
+        return "tracking", None
+    if name in overlay.WAIT:
+        return "wait", None
     if named(overlay.LATER, name) or name.endswith("|help"):
         return "later", None
     if command["specs"] and "|" in name:

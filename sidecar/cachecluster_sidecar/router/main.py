@@ -80,6 +80,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+WORKER_BITS = 40
+"""Numbers of clients of one worker: so many bits, and the worker's number above them."""
+
+
 class Ports:
     """The two listeners of a router. The one for any client may be closed before the other."""
 
@@ -178,6 +182,7 @@ async def serve(options: argparse.Namespace) -> None:
     router = Router(loop, load_commands(), dialler, Answers(lambda: dialler.secret(PEER_TOKEN_FILE)))
     router.start()
     ports = Ports(router)
+    router.number_from(options.worker << WORKER_BITS)
     agent = AgentLink(options.run_dir, options.worker, router, lambda: dismiss(router, ports))
     agent_task = loop.create_task(agent.run())
     stopping = loop.create_task(stopped.wait())

@@ -45,6 +45,7 @@ LOCAL = (
     "client|list",
     "client|no-evict",
     "client|no-touch",
+    "client|reply",
     "client|setinfo",
     "client|setname",
     "client|trackinginfo",
@@ -71,6 +72,7 @@ LOCAL = (
     "info",
     "lastsave",
     "lolwut",
+    "monitor",
     "ping",
     "quit",
     "readonly",
@@ -88,18 +90,12 @@ TRANSACTION = ("multi", "exec", "discard")
 
 LATER = (
     "acl|dryrun",
-    "client|caching",
-    "client|reply",
-    "client|tracking",
     "cluster|countkeysinslot",
     "cluster|getkeysinslot",
     "clusterscan",
     "command|getkeysandflags",
     "function",
-    "monitor",
     "script",
-    "wait",
-    "waitaof",
 )
 """Commands that a later version serves; a container name stands for all its subcommands."""
 
@@ -118,6 +114,12 @@ PUBSUB = (
     "unsubscribe",
 )
 """Commands about subscriptions, which the router keeps for its clients; SPUBLISH goes where its channel's slot is."""
+
+TRACKING = ("client|caching", "client|tracking")
+"""Commands by which a client asks to be told of changes of what it has read."""
+
+WAIT = ("wait",)
+"""Commands that ask how many copies have what their client has written."""
 
 WATCH = ("watch",)
 """Commands whose connection to the engine is one client's own until its transaction ends."""
@@ -153,6 +155,7 @@ REFUSED = {
     "slowlog": "read the metrics of the sidecar's port 9121",
     "swapdb": "there is only database 0",
     "sync": "replication is between the copies of a partition only",
+    "waitaof": "copies live on other pods, not on disk; use WAIT",
 }
 """Commands that are never served, and what to do instead; a container name stands for what is left of it."""
 

@@ -166,7 +166,9 @@ cdef class Partition:
         if b.apart:
             (<Private>b).watches = r.link & 1 == 0 and r.queued == 0
         if r.until and r.parked_at:
-            shorter = with_time_left(PyBytes_FromStringAndSize(frame, n), r.until - seconds())
+            shorter = PyBytes_FromStringAndSize(frame, n)
+            left_s = r.until - seconds()
+            shorter = with_time_left(shorter, left_s) if not is_wait(r) else wait_with_time_left(shorter, left_s)
             b.add(r, PyBytes_AS_STRING(shorter), PyBytes_GET_SIZE(shorter))
         else:
             b.add(r, frame, n)
@@ -341,7 +343,9 @@ cdef class Partition:
             self.feed.muted = True
             self.confirm_when_idle()
         else:
-            self.feed.muted = False
+            if self.feed.muted:
+                self.feed.muted = False
+                self.router.hub.all_changed(False)
             self.stop_attaching()
 
     cdef void stop_attaching(self):

@@ -20,11 +20,14 @@ cdef bytes CROSSSLOT_IN_WATCH = (
     b"-CROSSSLOT Keys in request don't hash to the same slot: all keys that are watched must; give them the same"
     b" {hash tag}\r\n"
 )
+cdef bytes NO_COPIES = b":0\r\n"
 cdef tuple NULL_ARRAYS = (b"*-1\r\n", b"_\r\n")
 MAX_PRIVATE = 4096
 """Private connections to one engine, so that it has room for those of replicas and of the agent."""
 PRIVATE_IDLE_S = 10.0
 """How long a private connection is kept without use."""
+WAIT_IDLE_S = 1.0
+"""The same for WAIT, of which a client has one for each partition."""
 LEAVING_WAIT_S = 0.01
 """How long a command of a client that is to leave may still wait in an engine."""
 
@@ -124,7 +127,7 @@ cdef class Private(Backend):
                 self.lose("it did not answer our greeting in time")
             return self.unblocking is not None and not self.closed
         if self.sent.head is None and self.unsent.head is None:
-            if not self.watches and now - self.heard > PRIVATE_IDLE_S:
+            if not self.watches and now - self.heard > (WAIT_IDLE_S if self.link >> C_WAIT_SHIFT else PRIVATE_IDLE_S):
                 self.lose("it is not used")
         elif 0 < self.cut_at < now:
             self.lose("the gate was shut and the engine did not answer")
@@ -193,6 +196,8 @@ cdef void watch_failed(Request r):
 
 cdef bytes null_of(Request r):
     """The reply to a command whose time is over."""
+    if is_wait(r):
+        return NO_COPIES
     return NULL_ARRAYS[r.proto - 2]
 
 

@@ -47,6 +47,8 @@ cdef class Pending:
     cdef void told(self):
         cdef Client c = self.request.client
         c.unheard = None
+        if c.tracking is not None:
+            c.tracking.confirmed = True
         c.router.deliver(self.request, PyBytes_AS_STRING(self.reply), PyBytes_GET_SIZE(self.reply))
 
 
@@ -66,12 +68,20 @@ cdef class Feed(Backend):
         self.early = []
         for command in commands:
             self.ask(command, [])
+        if self.router.hub.tracks(self.target.partition < 0):
+            self.say_track(True)
         self.ask(b"", [self, *early])
 
     cdef void ask(self, bytes commands, list waiting):
         """Say something that is answered by pushes only; those who wait are told when it is in effect."""
         self.barriers.append(waiting)
         self.say_frame(commands + PING_FRAME)
+
+    cdef void say_track(self, bint on):
+        """Be told of changes, or no more; answered by a reply of its own."""
+        if self.is_ready:
+            self.barriers.append([])
+            self.say_frame(TRACK if on else TRACK_NO_MORE)
 
     cdef void want(self, bytes commands, Pending pending):
         """Listen to more (nothing new: b""). Nobody waits for one that was lost and may not come back."""
@@ -96,6 +106,9 @@ cdef class Feed(Backend):
             self.lose("it refused a subscription")
         else:
             self.tell(self.barriers.pop(0))
+            if self.unsure and not self.barriers:
+                self.unsure = False
+                self.router.hub.all_changed(self.target.partition < 0)
 
     cdef void tell(self, list waiting):
         for it in waiting:
@@ -112,10 +125,12 @@ cdef class Feed(Backend):
             self.settled = True
             self.again = False
             self.router.hub.retry_at.pop(self.target.uid, None)
+            self.router.hub.all_changed(self.target.partition < 0)
 
     cdef void stop_waiting(self):
         """Nobody waits any longer for what it confirms."""
         cdef list waiting
+        self.unsure = True
         for at in range(len(self.barriers)):
             waiting = self.barriers[at]
             self.barriers[at] = [it for it in waiting if not isinstance(it, Pending)]
@@ -133,6 +148,8 @@ cdef class Feed(Backend):
         elif n > 19 and memcmp(frame, b">3\r\n$8\r\nsmessage\r\n$", 19) == 0:
             kind = SHARD
         else:
+            if n > 20 and not self.muted and memcmp(frame, <const char*>INVALIDATE_HEAD, 20) == 0:
+                self.router.hub.changed(frame, n, self.target.partition < 0)
             return
         length = strtoll(frame + at, NULL, 10)
         # Committers publish to the shard channel without a name, and for nobody.
@@ -187,9 +204,13 @@ cdef class Hub:
         self.feeds = {}
         self.retry_at = {}
         self.bytes = 0
+        self.trackers = set()
+        self.bcasters = set()
+        self.tracking_peers = set()
+        self.read = {}
 
     cdef bint active(self):
-        return self.size() > 0
+        return self.size() > 0 or self.tracks(False)
 
     cdef Py_ssize_t size(self):
         return len(self.listeners[CHANNEL]) + len(self.listeners[PATTERN]) + len(self.listeners[SHARD])
@@ -311,9 +332,8 @@ cdef class Hub:
         if listeners is None:
             return
         for c in <set>listeners:
-            if c.closed or c.half_closed or (by_peer and c.peer) or (c.unheard is not None and (kind, name) in c.unheard):
-                continue
-            c.push(frame, n)
+            if not (by_peer and c.peer) and (c.unheard is None or (kind, name) not in c.unheard):
+                c.push(frame, n)
 
     cdef void listen(self, bint hurried):
         """Listen to everybody to whom one should; to an engine that was lost at once if somebody waits for it."""
@@ -339,6 +359,8 @@ cdef class Hub:
         """This one is listened to no more. If nobody wanted that, it is tried again a moment later."""
         cdef Partition p
         cdef double again = seconds() + RETRY_MAX_S
+        if feed.settled:
+            self.all_changed(feed.target.partition < 0)
         if feed.target.partition < 0:
             if self.feeds.get(feed.target.uid) is feed:
                 del self.feeds[feed.target.uid]
@@ -363,6 +385,164 @@ cdef class Hub:
         """This pod is no member any more."""
         self.dismiss(self.feeds.get(uid), "the routes name it no more")
         self.retry_at.pop(uid, None)
+
+    # -- CLIENT TRACKING
+
+    cdef bint tracks(self, bint of_peer):
+        """Is anybody to be told of changes? Peers are not asked for what only peers want."""
+        return len(self.trackers) > 0 or (not of_peer and len(self.tracking_peers) > 0)
+
+    cdef void say_track(self, bint of_peers, bint on):
+        cdef Partition p
+        cdef Feed feed
+        if of_peers:
+            for feed in list(self.feeds.values()):
+                feed.say_track(on)
+        else:
+            for p in self.router.lines:
+                if p.feed is not None:
+                    p.feed.say_track(on)
+
+    cdef void track(self, Client c, Tracking wanted):
+        """CLIENT TRACKING ON; the reply comes when it is in effect."""
+        cdef Pending pending = Pending.__new__(Pending)
+        cdef Partition p
+        cdef Feed feed
+        cdef bint here = self.tracks(False), there = self.tracks(True)
+        wanted.confirmed = c.tracking is not None and c.tracking.confirmed
+        c.tracking = wanted
+        (self.tracking_peers if c.peer else self.trackers).add(c)
+        if wanted.bcast and not c.peer:
+            self.bcasters.add(c)
+        if not here:
+            self.say_track(False, True)
+        if not there and not c.peer:
+            self.say_track(True, True)
+        pending.request = c.append()
+        pending.request.started_ns = 0
+        pending.reply = OK
+        pending.count = 1
+        c.barrier = True
+        self.listen(True)
+        for p in self.router.lines:
+            if p.feed is not None:
+                p.feed.want(b"", pending)
+        if not c.peer:
+            for feed in list(self.feeds.values()):
+                feed.want(b"", pending)
+        pending.heard()
+
+    cdef void untrack(self, Client c):
+        """It is told of no change any more. What it has read is forgotten when it changes."""
+        if c.tracking is None:
+            return
+        c.tracking = None
+        self.bcasters.discard(c)
+        (self.tracking_peers if c.peer else self.trackers).discard(c)
+        if not c.peer and not self.trackers:
+            self.say_track(True, False)
+            self.read.clear()
+            self.read_bytes = 0
+        if not self.tracks(False):
+            self.say_track(False, False)
+
+    cdef void remember(self, uint64_t client, bytes key):
+        """This client is about to read a key."""
+        known = self.read.get(key)
+        if known is None:
+            self.read[key] = client
+            self.read_bytes += TRACKED_BYTES + len(key)
+        elif isinstance(known, set):
+            if client not in known:
+                (<set>known).add(client)
+                self.read_bytes += READER_BYTES
+        elif known != client:
+            self.read[key] = {known, client}
+            self.read_bytes += READER_BYTES
+
+    cdef void make_room(self):
+        """Those who have read what was read first are told that it has changed; before a command that reads, for what
+        leaves behind it would be remembered by nobody."""
+        while self.read_bytes > MOST_TRACKED_BYTES:
+            self.tell_readers([next(iter(self.read))])
+
+    cdef void tell_readers(self, list keys):
+        """Tell those who have read these keys, and forget that."""
+        cdef dict told = {}
+        for key in keys:
+            known = self.read.pop(key, None)
+            if known is None:
+                continue
+            readers = known if isinstance(known, set) else (known,)
+            self.read_bytes -= TRACKED_BYTES + len(key) + (len(readers) - 1) * READER_BYTES
+            for number in readers:
+                told.setdefault(number, []).append(key)
+        for number, its in told.items():
+            c = self.router.clients.get(number)
+            if c is not None and (<Client>c).tracking is not None:
+                self.invalidate(<Client>c, keys_reply(its))
+
+    cdef void changed(self, const char* frame, Py_ssize_t n, bint by_peer):
+        """An engine, or a peer for its engines, tells that keys have changed. What a peer tells goes to no other peer."""
+        cdef Client c
+        cdef list keys
+        cdef dict replies = {}
+        if frame[PyBytes_GET_SIZE(INVALIDATE_HEAD)] != c"*":
+            self.all_changed(by_peer)
+            return
+        if not by_peer:
+            for c in self.tracking_peers:
+                if c.proto == 3:
+                    c.push(frame, n)
+        if not self.trackers:
+            return
+        keys = changed_keys(frame, n)
+        self.tell_readers(keys)
+        for c in self.bcasters:
+            if not c.tracking.confirmed:
+                continue
+            reply = replies.get(c.tracking.prefixes)
+            if reply is None:
+                its = [key for key in keys if c.tracking.concerns(key)]
+                reply = replies[c.tracking.prefixes] = keys_reply(its) if its else b""
+            if reply:
+                self.invalidate(c, reply)
+
+    cdef void all_changed(self, bint by_peer):
+        """Everything may have changed."""
+        cdef Client c
+        cdef bytes frame = INVALIDATE_HEAD + EVERYTHING
+        self.read.clear()
+        self.read_bytes = 0
+        if not by_peer:
+            for c in self.tracking_peers:
+                if c.proto == 3:
+                    c.push(PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
+        for c in self.trackers:
+            if c.tracking.confirmed and (c.tracking.bcast or not c.tracking.clean):
+                c.tracking.clean = True
+                self.invalidate(c, EVERYTHING)
+
+    cdef void invalidate(self, Client c, bytes keys):
+        """Tell a client, or the one that it redirects to."""
+        cdef Tracking t = c.tracking
+        cdef Client to
+        if not t.redirect:
+            if c.proto == 3:
+                c.push_behind(INVALIDATE_HEAD + keys)
+            return
+        found = self.router.clients.get(t.redirect)
+        if found is None:
+            if c.proto == 3 and not t.broken:
+                c.push_behind(b">2\r\n$21\r\ntracking-redir-broken\r\n:%d\r\n" % t.redirect)
+            t.broken = True
+            return
+        to = <Client>found
+        if to.proto == 3:
+            to.push_behind(INVALIDATE_HEAD + keys)
+        elif to.subs is not None:
+            told = HEADS[0] + bulk(b"message") + bulk(INVALIDATE_CHANNEL) + (keys if keys != EVERYTHING else NULLS[0])
+            to.push_behind(told)
 
     cdef void look_after(self, double now):
         """The tick: make feeds again, and close those that nobody needs."""
@@ -433,6 +613,7 @@ cdef bint serve_pubsub(Client c, Command* command, const char* frame, Py_ssize_t
     cdef Hub hub = c.router.hub
     cdef list arguments
     cdef int kind
+    cdef int muted = min(c.muted, 0)  # by CLIENT REPLY; confirmations are pushes
     if not name.endswith(b"subscribe"):
         publish(c, command, frame, n)
         return True
@@ -446,14 +627,18 @@ cdef bint serve_pubsub(Client c, Command* command, const char* frame, Py_ssize_t
     if len(arguments) > NAMES_AT_ONCE:
         c.refuse(TOO_MANY_NAMES)
     elif name.endswith(b"unsubscribe"):
+        c.muted = 0
         hub.unsubscribe(c, kind, arguments)
+        c.muted = muted
     elif not c.peer and len(set(arguments).union(c.subs[kind] if c.subs is not None else ())) > MOST_NAMES[kind]:
         c.refuse(TOO_MANY_NAMES)
     elif not c.peer and hub.bytes + n + len(arguments) * (NAME_BYTES + LISTENER_BYTES) > MOST_NAME_BYTES:
         c.refuse(NO_ROOM_FOR_NAMES)
     else:
         c.router.counters.answered += 1
+        c.muted = 0
         hub.subscribe(c, kind, arguments)
+        c.muted = muted
     return True
 
 

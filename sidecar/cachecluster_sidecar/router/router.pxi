@@ -159,6 +159,10 @@ cdef class Router:
 
     # -- clients
 
+    def number_from(self, uint64_t first):
+        """Clients' numbers are above this one: those of the workers of a pod differ."""
+        self.last_id = first
+
     def admit(self, Client client):
         """The number of a new client, or 0 when there are too many."""
         if self.client_count >= self.max_clients or self.stopping:
@@ -236,8 +240,11 @@ cdef class Router:
             r.client.deliver(r, p, n)
             return
         split.replies[r.part] = PyBytes_FromStringAndSize(p, n)
+        if is_wait(r) and p[0] == c":":
+            note_copies(r.client, r.partition, p)
         split.waiting -= 1
         if split.waiting == 0:
+            r.client.waits = None
             data = split.merged()
             split.parent.split = None
             r.client.deliver(split.parent, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
@@ -329,7 +336,8 @@ cdef class Router:
         for r in reversed(lost):
             if r.write:
                 written.add((r.client.id, r.partition))
-            again.append(not r.write and (r.client.id, r.partition) not in written)
+            # What WAIT counts may be gone with this engine: it is not asked of another one.
+            again.append(not r.write and not is_wait(r) and (r.client.id, r.partition) not in written)
         again.reverse()
         for r, safe in zip(lost, again):
             b.left(<Partition>self.lines[r.partition])
@@ -352,6 +360,26 @@ cdef class Router:
             if p.stands_in:
                 slot = p.index << self.shift
         return slot
+
+    cdef void show(self, Client c, const char* frame):
+        """Tell clients that monitor of a command that was served, or queued since MULTI."""
+        cdef RequestScan* scan = &c.scan
+        cdef Command* command
+        cdef Client other
+        if scan.argc == 0:
+            return
+        command = self.table.find(frame + scan.head[0].at, scan.head[0].len)
+        if command != NULL and command.container and scan.argc > 1:
+            command = self.table.find_sub(command, frame + scan.head[1].at, scan.head[1].len)
+        if command == NULL or command.kind == KIND_REFUSED or command.kind == KIND_LATER or wrong_arity(command, scan.argc):
+            return
+        if not monitoring.is_shown((<dict>self.table.entries[command.index])["name"]):
+            return
+        host, port = c.transport.get_extra_info("peername")[:2]
+        shown = min(scan.argc, <Py_ssize_t>monitoring.MOST_ARGUMENTS)
+        line = monitoring.line(f"{host}:{port}", all_arguments(frame, shown), scan.argc - shown)
+        for other in list(self.monitors):
+            other.show_line(line)
 
     cdef void time_request(self, Request r):
         """Count the latency of a sampled request: bucket i holds those below 2^i microseconds."""

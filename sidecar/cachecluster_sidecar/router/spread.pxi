@@ -22,8 +22,8 @@ cdef Split new_split(Client c, Command* command, Py_ssize_t parts):
     return split
 
 
-cdef void send_part(Client c, Split split, int number, Partition p, bint keyless, const char* frame, Py_ssize_t n):
-    """Send one part of a command to its partition."""
+cdef Request new_part(Client c, Split split, int number, Partition p):
+    """One part of a command, for its partition."""
     cdef Request r = Request.__new__(Request)
     r.client = c
     r.split = split
@@ -32,6 +32,14 @@ cdef void send_part(Client c, Split split, int number, Partition p, bint keyless
     r.slot = p.index << c.router.shift
     r.proto = c.proto
     r.write = split.write
+    if r.write:
+        note_write(c, p.index)
+    return r
+
+
+cdef void send_part(Client c, Split split, int number, Partition p, bint keyless, const char* frame, Py_ssize_t n):
+    """Send one part of a command to its partition."""
+    cdef Request r = new_part(c, split, number, p)
     r.keyless = keyless
     p.submit(r, frame, n)
 

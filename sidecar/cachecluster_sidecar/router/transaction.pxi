@@ -66,6 +66,8 @@ cdef bint serve_transaction(Client c, Command* command):
             c.refuse(NESTED_MULTI)
             return True
         c.queue = Queue.__new__(Queue)
+        if c.tracking is not None:
+            c.tracking.waiting.clear()
         if c.watching:
             c.queue.slot = c.watched
         c.reply(OK)
@@ -84,6 +86,8 @@ cdef bint serve_transaction(Client c, Command* command):
         c.forget_watch()
         c.reply(EXECABORT)
     elif c.watching:
+        if c.tracking is not None:
+            note_executed(c)
         body = queue.body()
         replies = len(queue.frames) + 1
         queue.forget(c.router)
@@ -91,6 +95,8 @@ cdef bint serve_transaction(Client c, Command* command):
     elif not queue.frames:
         c.reply(b"*0\r\n")
     else:
+        if c.tracking is not None:
+            note_executed(c)
         body = queue.body()
         replies = len(queue.frames) + 1
         queue.forget(c.router)
@@ -135,9 +141,14 @@ cdef bytes head_for_peer(Request r, Py_ssize_t n):
 
 
 cdef bint skip_reply(Request r, const char* frame, Py_ssize_t n):
-    """A reply of the engine to MULTI, or to a command of the transaction: queued, or why not. False: it is neither."""
+    """A reply of the engine to MULTI, or to a command of the transaction: queued, or why not. Or to what stands before
+    WAIT. False: it is neither."""
     cdef bint to_multi = r.to_skip == r.queued
     r.to_skip -= 1
+    if r.queued == 1 and frame[0] != c"+":
+        if frame[0] == c"-":
+            r.refused = PyBytes_FromStringAndSize(frame + 1, n - 1)
+        return frame[0] == c"-" or frame[0] == c":"
     if to_multi:
         return n == 5 and memcmp(frame, b"+OK\r\n", 5) == 0
     if frame[0] == c"-":
@@ -148,5 +159,7 @@ cdef bint skip_reply(Request r, const char* frame, Py_ssize_t n):
 
 
 cdef bytes abort_reason(Request r):
-    """The reply to a transaction of which the engine refused a command when it was queued."""
+    """The reply to a transaction of which the engine refused a command when it was queued, or to a WAIT that it refused."""
+    if r.queued == 1:
+        return b"-" + r.refused
     return b"-EXECABORT Transaction discarded because of: " + r.refused
