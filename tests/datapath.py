@@ -280,9 +280,11 @@ class DataPathSuite:
                     assert "MOVED" in str(error) or type(error).__name__ == "MovedError"
             assert served == own
 
-    def test_a_command_that_is_not_served_says_so(self, endpoints: Endpoints) -> None:
-        with plain_client(endpoints.plain[0]) as client, pytest.raises(redis.ResponseError, match=r"(?i)not served"):
-            client.execute_command("MONITOR")
+    def test_a_command_that_is_refused_says_what_to_use_instead(self, endpoints: Endpoints) -> None:
+        with plain_client(endpoints.plain[0]) as client:
+            for command, remedy in (("CONFIG SET maxmemory 1", "spec.engineConfig"), ("FAILOVER", "delete the pod")):
+                with pytest.raises(redis.ResponseError, match=f"is refused by the router: .*{remedy}"):
+                    client.execute_command(*command.split())
 
     def test_every_node_serves_every_key(self, endpoints: Endpoints, prefix: str) -> None:
         keys = keys_by_partition(prefix, 16)
