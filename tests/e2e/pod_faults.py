@@ -151,13 +151,20 @@ class Fault:
         return view.pod(leads.most_common(1)[0][0])
 
     def lead_elsewhere(self, node: str) -> None:
-        """See that the leading operator is not on this node: a fault of the node is to be one of the data only."""
-        system = ("--namespace", self.operator.namespace)
-        pod, where = self._leader()
-        if where != node:
+        """See that the leading operator is not on this node: a fault of the node is to be one of the data only.
+
+        After faults of nodes both operators may be on one; with the node cordoned, those that replace them are not.
+        """
+        if self._leader()[1] != node:
             return
-        self.operator.cluster.kubectl(*system, "delete", "pod", pod, "--wait=true")
-        wait_until(lambda: self._leader()[1] not in ("", node), LEADER_S, "another operator leads")
+        kubectl = self.operator.cluster.kubectl
+        kubectl("cordon", node)
+        try:
+            here = ("-l", "app.kubernetes.io/name=cachecluster-operator", f"--field-selector=spec.nodeName={node}")
+            kubectl("--namespace", self.operator.namespace, "delete", "pod", *here, "--wait=true")
+            wait_until(lambda: self._leader()[1] not in ("", node), LEADER_S, "another operator leads")
+        finally:
+            kubectl("uncordon", node)
 
     def _leader(self) -> tuple[str, str]:
         """Name and node of the operator that holds the Lease; '' while there is none."""

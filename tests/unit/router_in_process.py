@@ -13,7 +13,7 @@ from cachecluster_core.slots import partition_of_key
 from cachecluster_sidecar.router import core
 from cachecluster_sidecar.router.commands import load_commands
 from cachecluster_sidecar.router.core import Router
-from cachecluster_sidecar.router.resp import ReplyFeed
+from cachecluster_sidecar.router.resp import ReplyFeed, encode_request
 
 PARTITIONS = 2
 OUTPUT_PAUSE_BYTES: int = vars(core)["OUTPUT_PAUSE_BYTES"]
@@ -205,3 +205,26 @@ class World:
 
 def key_of(partition: int) -> str:
     return next(f"k{n}" for n in range(100) if partition_of_key(b"k%d" % n, PARTITIONS) == partition)
+
+
+def connected_engine(world: World, client: Transport, partition: int = 0) -> Transport:
+    """The connection to the engine of a partition, with nothing outstanding."""
+    client.feed(encode_request([b"GET", key_of(partition).encode()]))
+    (engine,) = world.engines()
+    assert engine.written == encode_request([b"GET", key_of(partition).encode()])
+    engine.written = b""
+    engine.feed(b"$-1\r\n")
+    assert client.frames() == [b"$-1\r\n"]
+    return engine
+
+
+def scan(world: World, client: Transport, engine: Transport, cursor: bytes, reply: bytes) -> tuple[bytes, bytes]:
+    """What the engine is asked and the cursor that the client gets."""
+    engine.written = b""
+    client.feed(encode_request([b"SCAN", cursor]))
+    world.loop.turn()
+    asked = engine.written
+    engine.feed(reply)
+    (answer,) = client.frames()
+    assert answer.startswith(b"*2\r\n$") and answer.endswith(reply[reply.index(b"*", 1) :])
+    return asked, answer.split(b"\r\n")[2]

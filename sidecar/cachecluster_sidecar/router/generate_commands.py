@@ -142,28 +142,27 @@ def named(names: Sequence[str] | dict[str, str], name: str) -> str | None:
     return name if name in names else container if container in names else None
 
 
+KINDS = {
+    "split": overlay.SPLIT,
+    "local": overlay.LOCAL,
+    "all": overlay.ALL,
+    "scan": overlay.SCAN,
+    "transaction": overlay.TRANSACTION,
+    "watch": overlay.WATCH,
+    "pubsub": overlay.PUBSUB,
+    "tracking": overlay.TRACKING,
+    "wait": overlay.WAIT,
+}
+"""The overlay lists that name commands one by one, by how these are served."""
+
+
 def kind_of(name: str, command: Json) -> tuple[str, str | None]:
     """How a command is served, and for refused ones what to do instead."""
     if command["subcommands"] and name not in overlay.LOCAL:
         return "container", None
-    if name in overlay.SPLIT:
-        return "split", None
-    if name in overlay.LOCAL:
-        return "local", None
-    if name in overlay.ALL:
-        return "all", None
-    if name in overlay.SCAN:
-        return "scan", None
-    if name in overlay.TRANSACTION:
-        return "transaction", None
-    if name in overlay.WATCH:
-        return "watch", None
-    if name in overlay.PUBSUB:
-        return "pubsub", None
-    if name in overlay.TRACKING:
-        return "tracking", None
-    if name in overlay.WAIT:
-        return "wait", None
+    for kind, names in KINDS.items():
+        if name in names:
+            return kind, None
     if named(overlay.LATER, name) or name.endswith("|help"):
         return "later", None
     if command["specs"] and "|" in name:

@@ -6,9 +6,12 @@ Source: redis.io, CLIENT TRACKING; the texts are those of Redis 7.0 and Valkey.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from .encode import error
+
+if TYPE_CHECKING:
+    from .core import Client, Tracking  # which imports this module
 
 FLAGS = ("bcast", "optin", "optout", "noloop")
 SYNTAX_ERROR = error("ERR syntax error")
@@ -16,29 +19,14 @@ NOT_INTEGER = error("ERR value is not an integer or out of range")
 ANEW = "before disabling tracking for this client, and then re-enabling it with a different mode."
 
 
-class Known(Protocol):
-    """How a client tracks at present."""
-
-    bcast: bool
-    optin: bool
-    optout: bool
-    noloop: bool
-    redirect: int
-    prefixes: tuple[bytes, ...]
-    caching: int
-    broken: bool
+Wanted = dict[str, Any]
+"""The options of ON, by name."""
 
 
-class Client(Protocol):
-    """Of those that are connected to this router."""
-
-    peer: bool
-
-
-def parse(known: Known | None, arguments: list[bytes], clients: Mapping[int, Client]) -> dict[str, Any] | bytes | None:
+def parse(known: Tracking | None, arguments: list[bytes], clients: Mapping[int, Client]) -> Wanted | bytes | None:
     """What ON asks for, an error to answer, or None for OFF. `clients` are the numbers of those that are connected to
     this router."""
-    wanted: dict[str, Any] = dict.fromkeys(FLAGS, False) | {"redirect": 0, "prefixes": ()}
+    wanted: Wanted = dict.fromkeys(FLAGS, False) | {"redirect": 0, "prefixes": ()}
     rest = arguments[1:]
     while rest:
         option = rest.pop(0).decode(errors="replace").lower()
@@ -69,7 +57,7 @@ def parse(known: Known | None, arguments: list[bytes], clients: Mapping[int, Cli
     return SYNTAX_ERROR
 
 
-def _conflict(known: Known | None, wanted: dict[str, Any]) -> str | None:
+def _conflict(known: Tracking | None, wanted: Wanted) -> str | None:
     """What does not go together, or not with what is on already."""
     if wanted["prefixes"] and not wanted["bcast"]:
         return "PREFIX option requires BCAST mode to be enabled"
@@ -97,14 +85,14 @@ def _overlap(known: tuple[bytes, ...], new: tuple[bytes, ...]) -> str | None:
     return None
 
 
-def _joined(known: Known | None, wanted: dict[str, Any]) -> tuple[bytes, ...]:
+def _joined(known: Tracking | None, wanted: Wanted) -> tuple[bytes, ...]:
     """A client's prefixes add up; without one it is told of all keys."""
     if not wanted["bcast"]:
         return ()
     return tuple(sorted({*(known.prefixes if known is not None else ()), *(wanted["prefixes"] or (b"",))}))
 
 
-def caching_error(known: Known | None, arguments: list[bytes]) -> bytes | None:
+def caching_error(known: Tracking | None, arguments: list[bytes]) -> bytes | None:
     """Why CLIENT CACHING YES or NO is of no use now."""
     said = arguments[0].upper()
     if known is None:
@@ -127,7 +115,7 @@ def caching_error(known: Known | None, arguments: list[bytes]) -> bytes | None:
     return SYNTAX_ERROR
 
 
-def described(known: Known | None) -> dict[str, object]:
+def described(known: Tracking | None) -> dict[str, object]:
     """The reply to CLIENT TRACKINGINFO."""
     if known is None:
         return {"flags": {"off"}, "redirect": -1, "prefixes": []}

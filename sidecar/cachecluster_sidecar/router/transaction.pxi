@@ -85,14 +85,7 @@ cdef bint serve_transaction(Client c, Command* command):
     elif queue.broken:
         c.forget_watch()
         c.reply(EXECABORT)
-    elif c.watching:
-        if c.tracking is not None:
-            note_executed(c)
-        body = queue.body()
-        replies = len(queue.frames) + 1
-        queue.forget(c.router)
-        execute_watched(c, queue.write, body, replies)
-    elif not queue.frames:
+    elif not c.watching and not queue.frames:
         c.reply(b"*0\r\n")
     else:
         if c.tracking is not None:
@@ -100,14 +93,11 @@ cdef bint serve_transaction(Client c, Command* command):
         body = queue.body()
         replies = len(queue.frames) + 1
         queue.forget(c.router)
-        forward(
-            c,
-            queue.slot if queue.slot >= 0 else c.router.any_slot(),
-            queue.write,
-            PyBytes_AS_STRING(body),
-            PyBytes_GET_SIZE(body),
-            replies,
-        )
+        if c.watching:
+            execute_watched(c, queue.write, body, replies)
+            return True
+        slot = queue.slot if queue.slot >= 0 else c.router.any_slot()
+        forward(c, slot, queue.write, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), replies)
     return True
 
 
@@ -145,7 +135,7 @@ cdef bint skip_reply(Request r, const char* frame, Py_ssize_t n):
     WAIT. False: it is neither."""
     cdef bint to_multi = r.to_skip == r.queued
     r.to_skip -= 1
-    if r.queued == 1 and frame[0] != c"+":
+    if is_wait(r):
         if frame[0] == c"-":
             r.refused = PyBytes_FromStringAndSize(frame + 1, n - 1)
         return frame[0] == c"-" or frame[0] == c":"
@@ -160,6 +150,6 @@ cdef bint skip_reply(Request r, const char* frame, Py_ssize_t n):
 
 cdef bytes abort_reason(Request r):
     """The reply to a transaction of which the engine refused a command when it was queued, or to a WAIT that it refused."""
-    if r.queued == 1:
+    if is_wait(r):
         return b"-" + r.refused
     return b"-EXECABORT Transaction discarded because of: " + r.refused

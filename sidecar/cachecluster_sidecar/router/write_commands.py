@@ -49,24 +49,22 @@ NOTES = {
 BLOCKS_NOTE = "waits on a connection of its own, and when the primary moves at the new one, for the time that is left"
 SCRIPT_NOTE = "where its keys are; without keys on any partition, of the pod if it leads one"
 NUMBERS_NOTE = "routers that listen, not clients"
-WATCH_NOTE = "all keys in one slot; when the primary changes before EXEC, EXEC executes nothing"
-MONITOR_NOTE = "what clients of this router send, when it comes; arguments cut at 128 bytes, no scripts"
-WAIT_NOTE = "counts in each partition that the client has written to, at its primary of now; answers the least count"
-PUBSUB_NOTES = {
+NAMED_NOTES = {
+    "client|tracking": "on every pod, wherever a key is changed; everything is invalid when a primary changes; with "
+    "NOLOOP own changes are told as well; REDIRECT to a client of the same pod; redis-py caches only with Redis 7.4",
+    "monitor": "what clients of this router send, when it comes; arguments cut at 128 bytes, no scripts",
+    "psubscribe": "at most 128 patterns a client; not between MULTI and EXEC",
     "publish": "to one engine, which keeps the order of the channel; answers how many routers of its pod passed it on; "
     "with sync it waits like a write",
     "pubsub|numpat": NUMBERS_NOTE,
     "pubsub|numsub": NUMBERS_NOTE,
     "pubsub|shardnumsub": NUMBERS_NOTE,
-    "psubscribe": "at most 128 patterns a client; not between MULTI and EXEC",
-    "subscribe": "at most 1,024 names at once and 16,384 a client; not between MULTI and EXEC",
+    "scan": "one partition after the other; another process' keys are told again",
     "ssubscribe": "on any pod, for any shard channel; it stays when the slot moves",
+    "subscribe": "at most 1,024 names at once and 16,384 a client; not between MULTI and EXEC",
+    "wait": "counts in each partition that the client has written to, at its primary of now; answers the least count",
+    "watch": "all keys in one slot; when the primary changes before EXEC, EXEC executes nothing",
 }
-TRACKING_NOTES = {
-    "client|tracking": "on every pod, wherever a key is changed; everything is invalid when a primary changes; with "
-    "NOLOOP own changes are told as well; REDIRECT to a client of the same pod; redis-py caches only with Redis 7.4",
-}
-SCAN_NOTE = "one partition after the other; another process' keys are told again"
 
 
 def commands() -> str:
@@ -88,13 +86,7 @@ def _note(entry: Entry) -> str:
         return BLOCKS_NOTE
     if entry["name"].partition("_")[0] in ("eval", "evalsha", "fcall"):
         return SCRIPT_NOTE
-    if entry["kind"] == "pubsub":
-        return PUBSUB_NOTES.get(entry["name"], "")
-    if entry["kind"] == "tracking":
-        return TRACKING_NOTES.get(entry["name"], "")
-    if entry["name"] == "monitor":
-        return MONITOR_NOTE
-    return {"scan": SCAN_NOTE, "watch": WATCH_NOTE, "wait": WAIT_NOTE}.get(entry["kind"], "")
+    return NAMED_NOTES.get(entry["name"], "")
 
 
 def main(arguments: list[str]) -> int:
