@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.resources import measure
+from tests.resources import idle_limit, measure
 from tests.unit.conftest import LocalFactory
 
 pytestmark = [pytest.mark.t1, pytest.mark.timeout(120)]
@@ -11,7 +11,6 @@ pytestmark = [pytest.mark.t1, pytest.mark.timeout(120)]
 SETTLE_S = 5.0
 WATCH_S = 15.0
 MAX_SIDECAR_MIB = 80.0
-MAX_PERCENT = 2.0
 
 
 def test_an_idle_sidecar_is_small_and_nothing_of_ours_is_busy(local_cluster: LocalFactory) -> None:
@@ -30,4 +29,6 @@ def test_an_idle_sidecar_is_small_and_nothing_of_ours_is_busy(local_cluster: Loc
         sidecar = costs[f"{node['name']} agent"].pss_mib + costs[f"{node['name']} router"].pss_mib
         assert sidecar <= MAX_SIDECAR_MIB
     busiest = max((name for name in costs if "engine" not in name), key=lambda name: costs[name].cpu_percent)
-    assert costs[busiest].cpu_percent <= MAX_PERCENT, busiest
+    limit = idle_limit(cost for name, cost in costs.items() if "engine" in name)
+    print(f"limit, from what an idle engine takes {limit:18.2f} %")  # noqa: T201 - figures for people
+    assert costs[busiest].cpu_percent <= limit, busiest
