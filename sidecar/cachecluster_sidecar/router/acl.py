@@ -1,0 +1,288 @@
+"""Users and what they may do, in the syntax of Redis' ACL files. Values only; knows no client and no engine.
+
+A file has a line for each user: `user <name> <rule> ...`. Source of the rules: redis.io, ACL SETUSER; of what they mean
+together: acl.c of Redis 7.0 and Valkey. Unlike there, `default` is off unless a line says otherwise: who configures
+users does not want a door without a lock beside them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
+PERMISSIONS = {"R": (True, False), "W": (False, True), "RW": (True, True), "WR": (True, True)}
+IGNORED = {"sanitize-payload", "skip-sanitize-payload"}
+"""They are about RESTORE: engines here always check what they are given."""
+
+
+class AclError(ValueError):
+    """A line of the file that is no user: which one, what is wrong with it, and what to write instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPattern:
+    """A glob of keys, and what may be done with those that match."""
+
+    glob: bytes
+    read: bool = True
+    write: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One set of permissions: a command is allowed if all that it needs is in the same grant.
+
+    `commands` are names as in the command table, `container|subcommand` for subcommands.
+    """
+
+    commands: frozenset[str] = frozenset()
+    keys: tuple[KeyPattern, ...] = ()
+    channels: tuple[bytes, ...] = ()
+
+    @property
+    def all_keys(self) -> bool:
+        """Every key, to read and to write."""
+        return any(it.glob == b"*" and it.read and it.write for it in self.keys)
+
+    def may_touch(self, key: bytes, *, read: bool, write: bool) -> bool:
+        """Whether one pattern allows all of it."""
+        return any((it.read or not read) and (it.write or not write) and matches(it.glob, key) for it in self.keys)
+
+    def may_use(self, channel: bytes, *, pattern: bool = False) -> bool:
+        """Whether messages of a channel may be published or heard; a pattern must be granted as it is written."""
+        if pattern:
+            return any(it in (b"*", channel) for it in self.channels)
+        return any(matches(it, channel) for it in self.channels)
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """`digests` are of the passwords, each SHA-256 in hex; any of them will do, so that they can be rotated.
+
+    `grants` are the user's own rules and those of selectors, `(...)`.
+    """
+
+    name: str
+    enabled: bool = False
+    needs_password: bool = True
+    digests: frozenset[str] = frozenset()
+    grants: tuple[Grant, ...] = (Grant(),)
+
+    def accepts(self, password: bytes) -> bool:
+        """Whether somebody who says this password is this user."""
+        if not self.enabled:
+            return False
+        given = hashlib.sha256(password).hexdigest()
+        known = [hmac.compare_digest(given, digest) for digest in sorted(self.digests)]
+        return any(known) or not self.needs_password
+
+    def may(self, command: str, keys: Iterable[tuple[bytes, bool, bool]] = (), channels: Iterable[bytes] = ()) -> bool:
+        """Whether one grant allows a command with these keys (key, whether it is read, whether it is written) and
+        channels."""
+        wanted, heard = list(keys), list(channels)
+        return any(
+            command in grant.commands
+            and all(grant.may_touch(key, read=read, write=write) for key, read, write in wanted)
+            and all(map(grant.may_use, heard))
+            for grant in self.grants
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """The commands that an engine has: their names, and the names in each category (without the @)."""
+
+    names: frozenset[str]
+    categories: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def named(self, name: str) -> frozenset[str]:
+        """A command with its subcommands; nothing when there is none of that name."""
+        return frozenset(it for it in self.names if it == name or it.startswith(f"{name}|"))
+
+
+def parse(text: str, commands: Commands) -> dict[str, User]:
+    """The users of a file, by name; `default` is always among them. AclError names the line."""
+    users: dict[str, User] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        try:
+            user = _user(words, commands)
+            if user.name in users:
+                raise AclError(f"user {user.name} is defined twice: write all its rules in one line")
+        except AclError as error:
+            raise AclError(f"line {number}: {error}") from None
+        users[user.name] = user
+    return users if "default" in users else users | {"default": User("default")}
+
+
+def _user(words: list[str], commands: Commands) -> User:
+    if words[0].lower() != "user" or len(words) < 2:
+        raise AclError("it begins with neither `user <name>` nor #")
+    user = User(words[1])
+    for rule in _joined(words[2:]):
+        user = _with_rule(user, rule, commands)
+    return user
+
+
+def _joined(words: Iterable[str]) -> Iterator[str]:
+    """Rules; a selector, `(...)`, is one."""
+    open_words: list[str] = []
+    for word in words:
+        if not open_words and not word.startswith("("):
+            yield word
+            continue
+        open_words.append(word)
+        if word.endswith(")"):
+            yield " ".join(open_words)
+            open_words = []
+    if open_words:
+        raise AclError(f"the selector {' '.join(open_words)} has no closing parenthesis")
+
+
+def _with_rule(user: User, rule: str, commands: Commands) -> User:
+    word = rule.lower()
+    match word:
+        case "on" | "off":
+            return replace(user, enabled=word == "on")
+        case "nopass":
+            return replace(user, needs_password=False, digests=frozenset())
+        case "resetpass":
+            return replace(user, needs_password=True, digests=frozenset())
+        case "reset":
+            return User(user.name)
+        case "clearselectors":
+            return replace(user, grants=user.grants[:1])
+    if word in IGNORED:
+        return user
+    if rule[0] in "><#!":
+        return _with_password(user, rule)
+    if rule[0] == "(":
+        grant = Grant()
+        for part in rule[1:-1].split():
+            grant = _with_permission(grant, part, commands)
+        return replace(user, grants=(*user.grants, grant))
+    return replace(user, grants=(_with_permission(user.grants[0], rule, commands), *user.grants[1:]))
+
+
+def _with_password(user: User, rule: str) -> User:
+    digest = rule[1:] if rule[0] in "#!" else hashlib.sha256(rule[1:].encode()).hexdigest()
+    if not DIGEST.fullmatch(digest):
+        raise AclError(f"{rule[0]} takes a SHA-256 as 64 lower-case hex digits")
+    if rule[0] in ">#":
+        return replace(user, needs_password=True, digests=user.digests | {digest})
+    return replace(user, digests=user.digests - {digest})
+
+
+def _with_permission(grant: Grant, rule: str, commands: Commands) -> Grant:
+    match rule.lower():
+        case "allkeys":
+            return replace(grant, keys=(KeyPattern(b"*"),))
+        case "resetkeys":
+            return replace(grant, keys=())
+        case "allchannels":
+            return replace(grant, channels=(b"*",))
+        case "resetchannels":
+            return replace(grant, channels=())
+        case "allcommands":
+            return replace(grant, commands=commands.names)
+        case "nocommands":
+            return replace(grant, commands=frozenset())
+    if rule[0] == "~":
+        return _with_keys(grant, rule, KeyPattern(rule[1:].encode()))
+    if rule[0] == "%" and "~" in rule:
+        letters, _, glob = rule[1:].partition("~")
+        if letters.upper() not in PERMISSIONS:
+            raise AclError(f"{rule}: write %R~pattern, %W~pattern or %RW~pattern")
+        return _with_keys(grant, rule, KeyPattern(glob.encode(), *PERMISSIONS[letters.upper()]))
+    if rule[0] == "&":
+        if rule == "&*":
+            return replace(grant, channels=(b"*",))
+        if b"*" in grant.channels:
+            raise AclError(f"{rule}: all channels are granted already; write resetchannels before it")
+        return replace(grant, channels=(*grant.channels, rule[1:].encode()))
+    if rule[0] in "+-" and len(rule) > 1:
+        meant = _meant(rule[1:].lower(), commands)
+        return replace(grant, commands=grant.commands | meant if rule[0] == "+" else grant.commands - meant)
+    raise AclError(f"{rule} is no rule: see redis.io/docs/latest/commands/acl-setuser")
+
+
+def _with_keys(grant: Grant, rule: str, pattern: KeyPattern) -> Grant:
+    if pattern == KeyPattern(b"*"):
+        return replace(grant, keys=(pattern,))
+    if grant.all_keys:
+        raise AclError(f"{rule}: all keys are granted already; write resetkeys before it")
+    return replace(grant, keys=(*grant.keys, pattern))
+
+
+def _meant(name: str, commands: Commands) -> frozenset[str]:
+    """The commands that +name or -name is about."""
+    if name == "@all":
+        return commands.names
+    if name.startswith("@"):
+        found = commands.categories.get(name[1:])
+        if found is None:
+            raise AclError(f"there is no category {name}: ACL CAT lists them")
+        return found
+    meant = commands.named(name)
+    if not meant:
+        raise AclError(f"there is no command {name.replace('|', ' ').upper()}: COMMAND LIST lists them")
+    return meant
+
+
+def matches(glob: bytes, data: bytes) -> bool:
+    """Redis' own globs: * ? [abc] [^a] [a-z] and \\ for what follows."""
+    return glob == b"*" or _compiled(glob)(data)
+
+
+@cache
+def _compiled(glob: bytes) -> Callable[[bytes], bool]:
+    pattern, at = b"", 0
+    while at < len(glob):
+        at, part = _piece(glob, at)
+        pattern += part
+    found = re.compile(pattern, re.DOTALL).fullmatch
+    return lambda data: found(data) is not None
+
+
+def _piece(glob: bytes, at: int) -> tuple[int, bytes]:
+    """Where the next piece of a glob ends, and its regular expression."""
+    match glob[at : at + 1]:
+        case b"*":
+            return at + 1, b".*"
+        case b"?":
+            return at + 1, b"."
+        case b"[":
+            return _class(glob, at + 1)
+        case b"\\" if at + 1 < len(glob):
+            return at + 2, re.escape(glob[at + 1 : at + 2])
+        case one:
+            return at + 1, re.escape(one)
+
+
+def _class(glob: bytes, at: int) -> tuple[int, bytes]:
+    """A class behind its bracket; one that is not closed ends with the glob, as in Redis."""
+    inverted = glob[at : at + 1] == b"^"
+    at += inverted
+    parts = b""
+    while at < len(glob) and glob[at : at + 1] != b"]":
+        if glob[at : at + 1] == b"\\" and at + 1 < len(glob):
+            at += 1
+            parts += re.escape(glob[at : at + 1])
+        elif glob[at + 1 : at + 2] == b"-" and at + 2 < len(glob):
+            low, high = sorted((glob[at], glob[at + 2]))
+            parts += re.escape(bytes([low])) + b"-" + re.escape(bytes([high]))
+            at += 2
+        else:
+            parts += re.escape(glob[at : at + 1])
+        at += 1
+    end = min(at + 1, len(glob))
+    if not parts:
+        return end, b"." if inverted else b"(?!)"
+    return end, (b"[^" if inverted else b"[") + parts + b"]"
