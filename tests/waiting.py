@@ -16,11 +16,11 @@ async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
             await asyncio.sleep(PERIOD_S)
 
 
-def wait_until(condition: Callable[[], object], seconds: float, what: str) -> float:
+def wait_until(condition: Callable[[], object], seconds: float, what: str, period_s: float = 0.02) -> float:
     """The same for tests without a loop; returns the seconds it took. TimeoutError names `what`."""
     began = time.monotonic()
     while not condition():
         if time.monotonic() - began > seconds:
             raise TimeoutError(f"{what}: not within {seconds} s")
-        time.sleep(PERIOD_S * 4)
+        time.sleep(period_s)
     return time.monotonic() - began

@@ -19,6 +19,7 @@ from .pod_resources import ContainerAmounts, pod_resources, resource_problems
 from .quantity import format_bytes, parse_bytes
 from .sizing import MIN_SHARE, SYNCS_PER_POD, Sizing, copies_per_node, size_copies
 from .spec_parts import (
+    Auth,
     Bytes,
     Fencing,
     LabelValue,
@@ -169,6 +170,11 @@ class CacheClusterSpec(Part):
         default_factory=dict,
         description="Settings of the engine, by their own names (hz, maxmemory-samples, ...). Applied live; what is"
         " taken out goes back to its default.",
+    )
+    auth: Auth | None = Field(
+        default=None,
+        description="Users and passwords of clients. When unset, everybody who reaches the cluster may do everything. A"
+        " change here replaces pods one at a time; one in the Secret does not.",
     )
     router: Router = Field(default_factory=Router, description="The processes in every pod that serve clients.")
     scale_in: ScaleIn = Field(

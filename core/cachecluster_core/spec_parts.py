@@ -73,6 +73,31 @@ class Router(Part):
     )
 
 
+class SecretKey(Part):
+    """A key of a Secret in the cluster's namespace."""
+
+    name: str = Field(
+        min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", description="Name of the Secret."
+    )
+    key: str = Field(
+        default="users.acl",
+        min_length=1,
+        max_length=253,
+        pattern=r"^[-._a-zA-Z0-9]+$",
+        description="The key whose value is meant.",
+    )
+
+
+class Auth(Part):
+    """Who may be a client, and what they may do."""
+
+    secret_ref: SecretKey = Field(
+        description="Users, a line for each in the syntax of Redis' ACL files: `user shop on >password ~shop:* +@all`."
+        " Without a line for it, the user default is off, and clients have to authenticate. What changes in the Secret"
+        " is in effect within about a minute, without a restart; until the Secret is there nobody is served."
+    )
+
+
 class Repair(Part):
     """How missing copies are made again."""
 

@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--durability", choices=("async", "sync"), default="async", help=durability)
     add("--min-in-sync", type=int, help="copies without which sync refuses writes (default 1, or 2 with three copies)")
     add("--router-workers", type=int, default=1, help="router processes of a node (default 1)")
+    add("--users-file", type=Path, help="users of the clients, as in an ACL file of Redis (default: none)")
     add("--state-file", type=Path, help="write addresses and process ids there as JSON, once ready, kept current")
     add("--first-address", default="127.0.0.1", help="address of node 0 (default 127.0.0.1)")
     add("--state-dir", type=Path, help="where sockets, data and logs go (default: a new directory, removed at the end)")
@@ -94,6 +95,7 @@ def parse_plan(arguments: Sequence[str]) -> tuple[Plan, CacheClusterSpec, bool]:
             lost_after_s=flags.lost_after,
             durability=flags.durability,
             min_in_sync=flags.min_in_sync,
+            users_file=flags.users_file.resolve() if flags.users_file else None,
         )
         return plan, spec_of(plan, plan.nodes), flags.verbose
     except (ValueError, OSError, Missing) as error:

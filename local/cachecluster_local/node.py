@@ -145,6 +145,8 @@ class Node:
             "drain-seconds": DRAIN_S,
             "drain-accept": ACCEPT_S,
         }
+        if plan.users_file is not None:
+            flags["users-file"] = plan.users_file
         module = "cachecluster_sidecar.agent.main"
         return [sys.executable, "-m", module, *(word for flag, v in flags.items() for word in (f"--{flag}", str(v)))]
 

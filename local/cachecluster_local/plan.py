@@ -36,6 +36,7 @@ class Plan:
     lost_after_s: int
     durability: str = "async"
     min_in_sync: int | None = None
+    users_file: Path | None = None
     name: str = "local"
 
     @property

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from typing import Any
 
 from cachecluster_core.spec import CacheClusterSpec
-from cachecluster_core.spec_parts import Toleration
+from cachecluster_core.spec_parts import Auth, Toleration
 
 from .cluster_key import ClusterKey
 from .labels import (
@@ -37,6 +37,8 @@ RUN_DIR = "/run/cachecluster"
 SUPERVISOR_DIR = "/run/sidecar"
 DATA_DIR = "/data"
 SECRETS_DIR = "/etc/cachecluster/secrets"
+USERS_DIR = "/etc/cachecluster/users"
+USERS_FILE = "users.acl"
 TOKEN_DIR = "/var/run/secrets/kubernetes.io/serviceaccount"
 USER_ID = 10001
 RUN_SIZE = "64Mi"
@@ -48,7 +50,7 @@ TOKEN_SECONDS = 3600
 
 # All that pods are built from, but not the number of nodes, nor what agents apply live.
 TEMPLATE_FIELDS = {
-    "replication_factor", "memory", "partitions", "engine", "image", "router", "placement", "resources",
+    "replication_factor", "memory", "partitions", "engine", "image", "router", "placement", "resources", "auth",
     "node_selector", "tolerations", "priority_class_name", "pod_labels", "pod_annotations",
 }  # fmt: skip
 
@@ -58,6 +60,7 @@ FINGERPRINT_DEFAULTS: Json = {
     "engine": "valkey",
     "router": {"workers": 1, "maxClients": 10000},
     "placement": {"zones": "prefer", "nodes": "prefer"},
+    "auth": {"secretRef": {"key": "users.acl"}},
 }
 """Values that a fingerprint leaves out. Frozen: when a default of the spec changes, this stays, or pods of those who
 have written the old or the new value into their spec would look outdated after an upgrade of the operator."""
@@ -148,7 +151,7 @@ def _pod_spec(key: ClusterKey, cluster: Json, spec: CacheClusterSpec, image: str
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "topologySpreadConstraints": _spread(key, spec, leaving),
-        "volumes": _volumes(secret_name(key, cluster)),
+        "volumes": _volumes(secret_name(key, cluster), spec.auth),
         "initContainers": [_redis_container(spec, image)],
         "containers": [_sidecar_container(key, cluster, spec, image)],
     }
@@ -187,6 +190,7 @@ def _sidecar_container(key: ClusterKey, cluster: Json, spec: CacheClusterSpec, i
             _mount("data", DATA_DIR),
             _mount("secrets", SECRETS_DIR, read_only=True),
             _mount("token", TOKEN_DIR, read_only=True),
+            *([_mount("users", USERS_DIR, read_only=True)] if spec.auth else []),
         ],
     }
 
@@ -221,6 +225,8 @@ def _environment(key: ClusterKey, cluster_uid: str, spec: CacheClusterSpec) -> l
         "ENGINE": spec.engine,
         "ROUTER_WORKERS": str(spec.router.workers),
     }
+    if spec.auth:
+        values["USERS_FILE"] = f"{USERS_DIR}/{USERS_FILE}"
     fields = {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid", "HOST": "status.podIP"}
     return [
         *({"name": f"CACHECLUSTER_{name}", "value": value} for name, value in values.items()),
@@ -231,7 +237,7 @@ def _environment(key: ClusterKey, cluster_uid: str, spec: CacheClusterSpec) -> l
     ]
 
 
-def _volumes(secret: str) -> list[Json]:
+def _volumes(secret: str, auth: Auth | None) -> list[Json]:
     token: Json = {
         "defaultMode": 0o440,
         "sources": [
@@ -245,7 +251,15 @@ def _volumes(secret: str) -> list[Json]:
         {"name": "data", "emptyDir": {}},
         {"name": "secrets", "secret": {"secretName": secret, "defaultMode": 0o440}},
         {"name": "token", "projected": token},
+        *([{"name": "users", "secret": _users(auth)}] if auth else []),
     ]
+
+
+def _users(auth: Auth) -> Json:
+    """The Secret with the users. A pod starts without it, and lets nobody in until it is there."""
+    ref = auth.secret_ref
+    items = [{"key": ref.key, "path": USERS_FILE}]
+    return {"secretName": ref.name, "items": items, "defaultMode": 0o440, "optional": True}
 
 
 def _spread(key: ClusterKey, spec: CacheClusterSpec, leaving: Collection[int]) -> list[Json]:

@@ -15,7 +15,7 @@ from .data_loss import data_loss
 from .findings import MESSAGE_LIMIT, Finding, condition, partitions_text
 from .progressing import held_back_texts, is_planned, progressing
 from .snapshot import ClusterSnapshot
-from .status_figures import Known, entries_of, is_served, member_rows, memory_row, wanted_nodes
+from .status_figures import Known, entries_of, is_served, member_rows, memory_row, users_troubles, wanted_nodes
 
 Json = dict[str, Any]
 
@@ -123,6 +123,8 @@ def _up_to_date(known: Known) -> Finding:
         return Finding("UpToDate", False, "PodsOutdated", f"made from another template: {names}")
     if known.effect is not None and len(work.staying) > known.effect.desired.nodes:
         return Finding("UpToDate", False, "NodesToRemove", f"{known.effect.desired.nodes} nodes are wanted")
+    if troubles := users_troubles(known):
+        return Finding("UpToDate", False, "UsersNotInEffect", "; ".join(troubles))
     return Finding("UpToDate", True, "SpecInEffect", f"all of the spec is in effect{_uneven_text(known)}")
 
 
@@ -153,6 +155,7 @@ def _message(known: Known, ready: Finding, doing: Finding) -> str:
     parts += [known.trouble] if known.trouble else []
     parts += () if is_planned(doing) else known.pod_troubles
     parts += [known.pause.problem] if known.pause.problem else []
+    parts += users_troubles(known)
     held_back = "; ".join(held_back_texts(known)) if known.pause.paused else ""
     parts += [f"paused; held back: {held_back}"] if held_back else []
     waiting = known.snapshot.waiting_for if known.snapshot is not None else ()

@@ -90,6 +90,16 @@ def _report(uid: str, known: Known) -> Report | None:
     return view.report if view is not None and view.reporting else None
 
 
+def users_troubles(known: Known) -> list[str]:
+    """Why the users of clients are not as the Secret says, and on which pods."""
+    pods: dict[str, list[str]] = {}
+    for pod in known.pods:
+        report = _report(pod.uid, known)
+        if report is not None and report.users_trouble:
+            pods.setdefault(report.users_trouble, []).append(pod.name)
+    return [f"spec.auth.secretRef: {trouble} ({', '.join(names)})" for trouble, names in pods.items()]
+
+
 def is_served(partition: int, entry: Entry, known: Known) -> bool:
     """The primary's own agent reports an open gate. An agent that is silent may serve, but nobody knows. While the
     primary hands over both gates are shut for a moment; then it is enough that both copies are there."""

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -82,6 +83,14 @@ class View:
         condition = self.condition("Ready")
         return None if condition["status"] == wanted else f"Ready is {condition}"
 
+    def is_balanced(self) -> bool:
+        """Whether nothing moves, and every pod leads as many partitions as any other, to within one."""
+        if self.ring is None or any(entry.state is not State.STABLE for entry in self.ring.entries):
+            return False
+        leads = Counter(entry.primary.pod for entry in self.ring.entries if entry.primary is not None)
+        counts = [leads[uid] for uid, _ in self.ring.members]
+        return max(counts) - min(counts) <= 1
+
 
 def is_ready(pod: Json) -> bool:
     """Whether the kubelet (or the operator, of a lost node's pod) says so of a pod that is to stay."""
@@ -140,6 +149,12 @@ class CacheInPods:
             assert time.monotonic() - began < seconds, f"not whole within {seconds} s: {why_not}\n{self.story()}"
             time.sleep(LOOK_S)
         return time.monotonic() - began
+
+    def wait_balanced(self, seconds: float = 60.0) -> None:
+        """The same, and until primaries are spread evenly: from then on nothing moves without a reason."""
+        self.wait_whole(seconds)
+        wait_until(lambda: self.view().is_balanced(), seconds, "primaries are balanced", LOOK_S)
+        self.wait_whole(seconds)
 
     def story(self) -> str:
         """What it looks like, for people who read a failure."""

@@ -6,7 +6,6 @@ import json
 import subprocess
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ from tests.e2e.cache_in_pods import CacheInPods
 from tests.e2e.steady_clients import SteadyClients
 from tests.waiting import wait_until
 
-from cachecluster_core.hashring import State
 from cachecluster_devcluster.cluster import kubectl_binary
 
 DONE_S = 180.0
@@ -177,17 +175,8 @@ class Changes:
     def wait_balanced(self, nodes: int | None = None, seconds: float = DONE_S) -> None:
         """The same, and until every pod leads as many partitions as any other, to within one."""
         self.wait_complete(nodes, seconds)
-        wait_until(self._is_balanced, seconds, "primaries are balanced")
+        wait_until(lambda: self.cache.view().is_balanced(), seconds, "primaries are balanced", 0.2)
         self.wait_complete(nodes, seconds)
-
-    def _is_balanced(self) -> bool:
-        time.sleep(0.2)
-        ring = self.cache.ring()
-        if ring is None or any(entry.state is not State.STABLE for entry in ring.entries):
-            return False
-        leads = Counter(entry.primary.pod for entry in ring.entries if entry.primary is not None)
-        counts = [leads[uid] for uid, _ in ring.members]
-        return max(counts) - min(counts) <= 1
 
     def _why_not_complete(self, nodes: int | None) -> str | None:
         told = self.story.last

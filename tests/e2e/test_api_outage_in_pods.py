@@ -66,7 +66,7 @@ def clusters(operator: Release) -> Iterator[dict[str, CacheInPods]]:
 def whole(clusters: dict[str, CacheInPods], faults: DevCluster) -> dict[str, CacheInPods]:
     """The same, with nothing left to repair; afterwards the API server is there again."""
     for cache in clusters.values():
-        cache.wait_whole()
+        cache.wait_balanced()
     return clusters
 
 

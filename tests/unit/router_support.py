@@ -240,6 +240,7 @@ class Pod:
     engine: str
     copies: dict[int, EngineServer] = field(default_factory=dict)
     workers: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+    users_file: Path | None = None
 
     @property
     def front(self) -> tuple[str, int]:
@@ -262,6 +263,8 @@ class Pod:
         flags = ["--run-dir", str(self.root), "--secrets-dir", str(self.root.parent / "secrets")]
         flags += ["--worker", str(worker), "--client-address", f"{self.host}:{FRONT_PORT}"]
         flags += ["--cluster-address", f"{self.host}:{CLUSTER_PORT}"]
+        if self.users_file is not None:
+            flags += ["--users-file", str(self.users_file)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         with (self.root / "router.log").open("ab") as log:
             process = subprocess.Popen([*command, *flags], stdout=log, stderr=log, env=environment)
@@ -415,10 +418,19 @@ class Cluster:
 
 @contextlib.asynccontextmanager
 async def running_cluster(
-    root: Path, *, engine: str = "valkey", pods: int = 2, partitions: int = 4, routers: bool = True, **settings: Any
+    root: Path,
+    *,
+    engine: str = "valkey",
+    pods: int = 2,
+    partitions: int = 4,
+    routers: bool = True,
+    users_file: Path | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Cluster]:
     """A cluster that is ready; stopped at the end, whatever happened."""
     cluster = Cluster(root, engine, pods, partitions, settings)
+    for pod in cluster.pods:
+        pod.users_file = users_file
     try:
         await cluster.start(routers)
         yield cluster

@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from cachecluster_sidecar.router.access import objection, only_key, permissions, touched
 from cachecluster_sidecar.router.acl import AclError, Commands, KeyPattern, User, matches, parse
+from cachecluster_sidecar.router.commands import command_names
 
 pytestmark = pytest.mark.t0
 
@@ -43,10 +47,25 @@ def test_rules_count_in_their_order() -> None:
 def test_keys_are_granted_to_read_and_to_write_and_a_selector_stands_alone() -> None:
     app = user("+get ~cache:* %R~shared:* (+set %W~log:* &news)")
     assert app.grants[0].keys == (KeyPattern(b"cache:*"), KeyPattern(b"shared:*", read=True, write=False))
-    assert app.may("get", [(b"cache:1", True, False)]) and app.may("get", [(b"shared:1", True, False)])
-    assert not app.may("set", [(b"cache:1", False, True)]) and app.may("set", [(b"log:1", False, True)])
-    assert not app.may("set", [(b"log:1", True, True)]) and not app.may("get", [(b"log:1", True, False)])
+    allowed = ["get cache:1", "get shared:1", "set log:1 v"]
+    refused = ["set cache:1 v", "set shared:1 v", "get log:1", "set log:1 v GET", "publish news m"]
+    for line in allowed + refused:
+        words = line.encode().split()
+        assert (objection(app, words[0].decode(), words) is None) == (line in allowed), line
     assert user("allkeys").grants[0].all_keys and not app.grants[0].all_keys
+
+
+@pytest.mark.parametrize("name", [name for name in command_names("valkey") if only_key(name)])
+@given(st.lists(st.sampled_from([b"STORE", b"GET", b"SET", b"INCRBY", b"0", b"1", b"2", b"other"]), max_size=6))
+def test_what_is_known_of_an_only_key_covers_all_options(name: str, options: list[bytes]) -> None:
+    for key, read, write in touched(name, [name.encode(), b"key", *options]):
+        assert key == b"key" and permissions(read, write) & ~only_key(name) == 0
+
+
+def test_prefixes_are_patterns_without_another_special_byte() -> None:
+    found = user("~a:* %R~b\\** ~c?* ~exact ~*d* %W~e*").grants[0].prefixes()
+    assert [(pattern.write, prefix) for pattern, prefix in found] == [(True, b"a:"), (True, b"e")]
+    assert [prefix for _, prefix in user("~*").grants[0].prefixes()] == [b""]
 
 
 @pytest.mark.parametrize(

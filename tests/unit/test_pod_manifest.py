@@ -119,6 +119,17 @@ def test_the_spec_reaches_the_pod() -> None:
     }
 
 
+def test_users_are_mounted_from_their_secret_in_the_sidecar_only_and_a_pod_starts_without_it() -> None:
+    manifest = pod(auth={"secretRef": {"name": "people", "key": "acl"}})
+    volume = next(volume for volume in manifest["spec"]["volumes"] if volume["name"] == "users")
+    items = [{"key": "acl", "path": "users.acl"}]
+    assert volume["secret"] == {"secretName": "people", "items": items, "defaultMode": 0o440, "optional": True}
+    mounts = {name: {it["name"]: it for it in c["volumeMounts"]} for name, c in containers(manifest).items()}
+    assert "users" not in mounts["redis"] and mounts["sidecar"]["users"]["readOnly"]
+    environment = {entry["name"]: entry.get("value") for entry in containers(manifest)["sidecar"]["env"]}
+    assert environment["CACHECLUSTER_USERS_FILE"] == f"{mounts['sidecar']['users']['mountPath']}/users.acl"
+
+
 def test_a_pod_is_put_where_it_is_wanted_once_those_that_leave_are_gone() -> None:
     for leaving, expected in (
         ([], None),
@@ -157,6 +168,7 @@ def test_a_budget_says_how_many_stay_whatever_the_scale_is() -> None:
         ({"router": {"workers": 2}}, True),
         ({"podLabels": {"team": "a"}}, True),
         ({"placement": {"zones": "require"}}, True),
+        ({"auth": {"secretRef": {"name": "people"}}}, True),
     ],
 )
 def test_the_template_changes_only_with_what_pods_are_made_of(changes: dict[str, Any], changed: bool) -> None:
@@ -178,6 +190,7 @@ PINNED = [
         },
         "f89bc85ab775c3d1",
     ),
+    ({"auth": {"secretRef": {"name": "people"}}}, "7aa449db5690ec0e"),
 ]
 
 
@@ -197,6 +210,8 @@ def test_what_the_api_server_fills_in_changes_no_fingerprint() -> None:
         "resources": {"redis": {"requests": {}, "limits": {}}, "sidecar": {}}, "nodeSelector": {}, "tolerations": [],
     }  # fmt: skip
     assert template_fingerprint(spec(**filled)) == template_fingerprint(spec())
+    named, with_key = ({"auth": {"secretRef": {"name": "people"} | key}} for key in ({}, {"key": "users.acl"}))
+    assert template_fingerprint(spec(**named)) == template_fingerprint(spec(**with_key))
 
 
 def test_other_defaults_of_a_later_operator_change_no_fingerprint() -> None:

@@ -11,7 +11,7 @@ import pytest
 from cachecluster_core.cluster_status import CacheClusterStatus
 from cachecluster_core.hashring import CopyId, Entry, HashRing, Member, State
 from cachecluster_core.operator_view import Pod, PodView, Suspicion
-from cachecluster_core.report import CopyReport, Process, Report
+from cachecluster_core.report import CopyReport, Process, Report, essence
 from cachecluster_core.spec import Problem, parse_spec
 from cachecluster_operator.capacity import Holdings
 from cachecluster_operator.change_track import ChangeTrack
@@ -192,6 +192,20 @@ def test_a_loss_of_data_told_by_a_status_without_its_time_is_cleared_too() -> No
     del lost["dataLoss"]
     assert compose_status(known(), lost, LATER)["dataLoss"] == {"at": NOW, "partitions": []}
     assert conditions(compose_status(known(loss_seen=NOW), lost, LATER))["DataLoss"] == ("False", "Acknowledged")
+
+
+def test_users_that_are_not_as_configured_are_told_with_their_pods() -> None:
+    found = AGENTS["uid-a"].report
+    assert found is not None
+    agents = {
+        uid: replace(AGENTS[uid], report=replace(found, pod=uid, users_trouble="line 2: no rule")) for uid in AGENTS
+    }
+    status = compose_status(known(agents=agents), {}, NOW)
+    told = next(c for c in status["conditions"] if c["type"] == "UpToDate")
+    text = "spec.auth.secretRef: line 2: no rule (demo-0, demo-1)"
+    assert (told["status"], told["reason"], told["message"]) == ("False", "UsersNotInEffect", text)
+    assert status["message"] == text
+    assert essence(found) != essence(replace(found, users_trouble="line 2: no rule")), "the operator looks again"
 
 
 def test_uneven_zones_are_told() -> None:

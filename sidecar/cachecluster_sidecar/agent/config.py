@@ -35,6 +35,7 @@ class AgentConfig:
     run_dir: Path
     data_dir: Path
     secrets_dir: Path
+    users_file: Path | None
     engine: str
     engine_binary: str
     client_port: int
@@ -78,6 +79,7 @@ def parse_config(arguments: Sequence[str], environment: Mapping[str, str] = os.e
         run_dir=flags.run_dir.absolute(),
         data_dir=flags.data_dir.absolute(),
         secrets_dir=flags.secrets_dir.absolute(),
+        users_file=flags.users_file,
         engine=flags.engine,
         engine_binary=str(binary),
         client_port=flags.client_port,
@@ -124,6 +126,9 @@ def _make_parser(environment: Mapping[str, str]) -> UsageParser:
     flag("run-dir", "directory shared with the redis container and the routers", Path, "/run/cachecluster")
     flag("data-dir", "directory that the engines work in", Path, "/data")
     flag("secrets-dir", f"directory with the files {', '.join(SECRET_FILES)}", Path, "/etc/cachecluster/secrets")
+    flag(
+        "users-file", "users of the clients, as in an ACL file of Redis; without it there are none", Path, optional=True
+    )
     flag("engine-binary", "the engine's server, instead of <engine>-server on PATH", optional=True)
     flag("client-port", "port for any client", _port, 6379)
     flag("cluster-port", "port for the cluster protocol and for peers", _port, 7379)

@@ -266,6 +266,7 @@ class AgentLoop:
                 engine=self._identity.engine,
                 routers=self._hub.admitted if self._hub is not None else 0,
                 clients=self._hub.clients if self._hub is not None else 0,
+                users_trouble=self._hub.users_trouble if self._hub is not None else "",
                 draining=self.draining,
             )
             self._on_report(self.report)

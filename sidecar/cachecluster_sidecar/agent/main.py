@@ -171,6 +171,7 @@ class Agent:
             "--worker", str(worker),
             "--client-address", f"{config.host}:{config.client_port}",
             "--cluster-address", f"{config.host}:{config.cluster_port}",
+            *(("--users-file", str(config.users_file)) if config.users_file else ()),
         ]  # fmt: skip
 
 

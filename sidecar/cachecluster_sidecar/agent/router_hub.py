@@ -99,6 +99,7 @@ class RouterHub:
         self._counters: dict[int, tuple[int, asyncio.Future[Message]]] = {}
         self._request = 0
         self.clients = 0
+        self.users_trouble = ""
         self._dismissing: asyncio.Event | None = None
         self._stopping = False
 
@@ -354,10 +355,12 @@ class RouterHub:
                     worker.link.send({"ping": number})
 
     async def _count_forever(self) -> None:
-        """Keep `clients`, the clients connected to all routers, roughly current."""
+        """Keep `clients`, the clients connected to all routers, and the first trouble with users roughly current."""
         while True:
             await asyncio.sleep(self._times.counters_period)
-            self.clients = sum(int(counters.get("clients", 0)) for counters in (await self.counters()).values())
+            told = (await self.counters()).values()
+            self.clients = sum(int(counters.get("clients", 0)) for counters in told)
+            self.users_trouble = next(filter(None, (str(counters.get("usersTrouble", "")) for counters in told)), "")
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)

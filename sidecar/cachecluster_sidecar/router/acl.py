@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
+SPECIAL = re.compile(rb"[*?\[\\]")
 PERMISSIONS = {"R": (True, False), "W": (False, True), "RW": (True, True), "WR": (True, True)}
 IGNORED = {"sanitize-payload", "skip-sanitize-payload"}
 """They are about RESTORE: engines here always check what they are given."""
@@ -49,6 +50,12 @@ class Grant:
         """Every key, to read and to write."""
         return any(it.glob == b"*" and it.read and it.write for it in self.keys)
 
+    def prefixes(self) -> Iterator[tuple[KeyPattern, bytes]]:
+        """The patterns that ask for no more than how a key begins, with that beginning."""
+        for pattern in self.keys:
+            if pattern.glob.endswith(b"*") and not SPECIAL.search(pattern.glob[:-1]):
+                yield pattern, pattern.glob[:-1]
+
     def may_touch(self, key: bytes, *, read: bool, write: bool) -> bool:
         """Whether one pattern allows all of it."""
         return any((it.read or not read) and (it.write or not write) and matches(it.glob, key) for it in self.keys)
@@ -80,17 +87,6 @@ class User:
         given = hashlib.sha256(password).hexdigest()
         known = [hmac.compare_digest(given, digest) for digest in sorted(self.digests)]
         return any(known) or not self.needs_password
-
-    def may(self, command: str, keys: Iterable[tuple[bytes, bool, bool]] = (), channels: Iterable[bytes] = ()) -> bool:
-        """Whether one grant allows a command with these keys (key, whether it is read, whether it is written) and
-        channels."""
-        wanted, heard = list(keys), list(channels)
-        return any(
-            command in grant.commands
-            and all(grant.may_touch(key, read=read, write=write) for key, read, write in wanted)
-            and all(map(grant.may_use, heard))
-            for grant in self.grants
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +251,9 @@ def _piece(glob: bytes, at: int) -> tuple[int, bytes]:
     """Where the next piece of a glob ends, and its regular expression."""
     match glob[at : at + 1]:
         case b"*":
-            return at + 1, b".*"
+            while glob[at : at + 1] == b"*":
+                at += 1
+            return at, b".*"
         case b"?":
             return at + 1, b"."
         case b"[":

@@ -15,7 +15,7 @@ from typing import Any
 
 from . import cluster, connections, info, tracking, users
 from .commands import command_names, is_known, load_doc
-from .core import Client, Router
+from .core import Account, Client, Router
 from .encode import OK, Simple, encode, error
 
 log = logging.getLogger("cachecluster.router")
@@ -31,6 +31,10 @@ NO_PASSWORD = error(
     "Are you sure your configuration is correct?"
 )
 WRONG_PASSWORD = error("WRONGPASS invalid username-password pair or user is disabled.")
+NO_AUTH_IN_HELLO = error(
+    "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> "
+    "option can be used to authenticate the client and select the RESP protocol version at the same time"
+)
 PRINTABLE = re.compile(rb"[!-~]*")
 BAD_NAME = error("ERR Client names cannot contain spaces, newlines or special characters.")
 
@@ -124,7 +128,7 @@ def _ping(client: Client, arguments: Arguments) -> bytes:
 
 def _hello(client: Client, arguments: Arguments) -> bytes:
     """HELLO [protover [AUTH username password] [SETNAME clientname]]."""
-    proto, name = client.proto, None
+    proto, name, account = client.proto, None, client.account
     if len(arguments) > 1:
         if not arguments[1].isdigit():
             return error("ERR Protocol version is not an integer or out of range")
@@ -135,15 +139,19 @@ def _hello(client: Client, arguments: Arguments) -> bytes:
     while rest:
         match rest[0].upper(), len(rest):
             case b"AUTH", n if n >= 3:
-                if rest[1] != b"default":
+                known = _account(client, rest[1], rest[2])
+                if known is None and (client.router.has_users or rest[1] != b"default"):
                     return WRONG_PASSWORD
-                rest = rest[3:]
+                account, rest = known, rest[3:]
             case b"SETNAME", n if n >= 2:
                 name, rest = rest[1], rest[2:]
             case _:
                 return error(f"ERR Syntax error in HELLO option '{rest[0].decode(errors='replace')}'")
     if name is not None and not _valid_name(name):
         return BAD_NAME
+    if account is not None and account.user is None:
+        return NO_AUTH_IN_HELLO
+    client.account = account
     if name is not None:
         _info_of(client)["name"] = name
     client.set_proto(proto)
@@ -166,11 +174,24 @@ def _greeting(client: Client) -> bytes:
 
 
 def _auth(client: Client, arguments: Arguments) -> bytes:
-    if len(arguments) == 2:
-        return NO_PASSWORD
+    """AUTH [username] password."""
     if len(arguments) > 3:
         return SYNTAX_ERROR
-    return OK if arguments[1] == b"default" else WRONG_PASSWORD
+    if not client.router.has_users:
+        return NO_PASSWORD if len(arguments) == 2 else OK if arguments[1] == b"default" else WRONG_PASSWORD
+    account = _account(client, arguments[1] if len(arguments) == 3 else b"default", arguments[-1])
+    if account is None:
+        return WRONG_PASSWORD
+    client.account = account
+    return OK
+
+
+def _account(client: Client, name: bytes, password: bytes) -> Account | None:
+    """The account of a user that this password proves."""
+    account = client.router.account_of(name.decode(errors="replace"))
+    if account is None or account.user is None or not account.user.accepts(password):
+        return None
+    return account
 
 
 def _select(client: Client, arguments: Arguments) -> bytes:
@@ -194,6 +215,7 @@ def _reset(client: Client, arguments: Arguments) -> bytes:
     client.stop_monitoring()
     client.mute(0)
     client.info = None
+    client.account = client.router.account_of("default", nobody=True)
     return b"+RESET\r\n"
 
 
@@ -340,7 +362,7 @@ def _cluster_only(client: Client, arguments: Arguments) -> bytes:
 HANDLERS: dict[str, Callable[[Client, Arguments], bytes]] = {
     "acl|cat": users.categories,
     "acl|genpass": users.password,
-    "acl|whoami": lambda client, arguments: encode("default", client.proto),
+    "acl|whoami": lambda client, arguments: encode(connections.user_of(client), client.proto),
     "asking": _cluster_only,
     "auth": _auth,
     "client|capa": lambda client, arguments: OK,

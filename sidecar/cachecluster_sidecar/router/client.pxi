@@ -18,6 +18,7 @@ cdef class Client:
         self.transport = transport
         transport.set_write_buffer_limits(high=OUTPUT_PAUSE_BYTES)
         keep_alive(transport.get_extra_info("socket"))
+        self.account = self.router.account_of("default", nobody=True)
         self.id = self.router.admit(self)
         if self.id == 0:
             if self.cluster and self.router.admit_peer(self):
@@ -71,6 +72,7 @@ cdef class Client:
         if not self.peer:
             self.router.count_peer(self)
         self.peer = True
+        self.account = None
         self.proto = proto
         self.over_limit = False
 

@@ -27,7 +27,7 @@ def line(client: Client) -> str:
         "ssub": len(client.subs[2]) if client.subs else 0,
         "multi": client.queued,
         "watch": int(client.watching),
-        "user": "default",
+        "user": user_of(client),
         "resp": client.proto,
         "lib-name": told.get("lib-name", ""),
         "lib-ver": told.get("lib-ver", ""),
@@ -39,6 +39,11 @@ def address(client: Client, which: str) -> str:
     """`host:port` of one end of a client's connection: `peername` or `sockname`."""
     host, port = client.transport.get_extra_info(which)[:2]
     return f"{host}:{port}"
+
+
+def user_of(client: Client) -> str:
+    """As whom a client is known."""
+    return client.account.name if client.account is not None else "default"
 
 
 def clients(client: Client) -> Iterator[Client]:
@@ -113,7 +118,7 @@ def _filter(name: bytes, value: bytes) -> Filter | None:
         case b"TYPE" if value.lower() in TYPES:
             return lambda it: value.lower() == _kind(it)
         case b"USER":
-            return lambda it: value == b"default"
+            return lambda it: value == user_of(it).encode()
     return None
 
 

@@ -410,6 +410,15 @@ cdef class Tracking:
     cdef bint concerns(self, bytes key)
 
 
+# A user, or nobody.
+cdef class Account:
+    cdef readonly object user    # acl.User; None: nobody
+    cdef bint plain              # all keys and channels: the commands alone decide
+    cdef bytes allowed           # by number of the command in the table, whether it is granted
+    cdef bytes needs             # by number, what it does with the only key that it has; 0: not granted, or more keys
+    cdef list prefixes           # (bytes, what may be done with keys that begin so)
+
+
 # A connection that a client, or a peer router, made to one of our ports.
 cdef class Client:
     cdef readonly Router router
@@ -439,6 +448,7 @@ cdef class Client:
     cdef readonly tuple subs     # by kind, the names it has subscribed to; None: none
     cdef set unheard             # (kind, name) of those that are not confirmed yet; None: all are
     cdef readonly Tracking tracking  # what it wants to be told of; None: nothing
+    cdef public Account account  # as whom it is known; None: there are no users
     cdef readonly bint monitors  # it is shown every command
     cdef readonly int muted      # how many of the next replies are not sent; -1: none is
     cdef uint64_t reads          # how often something came
@@ -494,6 +504,7 @@ cdef struct Counters:
     uint64_t local
     uint64_t forwarded
     uint64_t split
+    uint64_t denied
     uint64_t answered
     uint64_t tryagain
     uint64_t indeterminate
@@ -528,6 +539,9 @@ cdef class Router:
     cdef list lines                      # Partition by number
     cdef dict peers                      # Target by pod UID
     cdef Hub hub                         # subscriptions
+    cdef dict accounts                   # by name; None: there are no users
+    cdef Account nobody
+    cdef public str users_trouble        # why users are not as they are configured; empty: they are
     cdef set monitors                    # clients that are shown every command; None: there are none
     cdef list retired                    # targets that the routes name no more
     cdef readonly str self_uid
@@ -576,6 +590,7 @@ cdef class Router:
     cdef void give_up_sent(self, Backend b, list lost, Line behind, str reason)
     cdef int any_slot(self)
     cdef void time_request(self, Request r)
+    cdef void take_over_account(self, Client c)
     cdef void show(self, Client c, const char* frame)
     cdef void hurry(self)
     cdef void look_at_target(self, Target target, double now)

@@ -1,9 +1,10 @@
 """Types of the compiled hot path; see core.pyx."""
 
 from asyncio import AbstractEventLoop, BufferedProtocol, Protocol, Transport
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from .acl import User
 from .command_table import CommandTable
 
 CONNECT_TIMEOUT_S: float
@@ -36,7 +37,13 @@ class Tracking:
     caching: int
     broken: bool
 
+class Account:
+    user: User | None
+    @property
+    def name(self) -> str: ...
+
 class Client(BufferedProtocol):
+    account: Account | None
     router: Router
     transport: Transport
     id: int
@@ -93,6 +100,11 @@ class Router:
     def use_pod_table(self, view: memoryview) -> None: ...
     def use_routes(self, routes: dict[str, Any]) -> None: ...
     def announced(self) -> list[str | None]: ...
+    users_trouble: str
+    def use_users(self, users: Mapping[str, User] | None, trouble: str = "") -> None: ...
+    def account_of(self, name: str, nobody: bool = False) -> Account | None: ...
+    @property
+    def has_users(self) -> bool: ...
     def use_gate(
         self, partition: int, generation: int, patient: bool = False, required: list[str] | None = None
     ) -> None: ...

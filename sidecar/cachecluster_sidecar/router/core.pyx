@@ -9,6 +9,7 @@ The parts, each with one job:
     partition.pxi   gates, parking and release, generations and their confirmation
     backend.pxi     pipelined connections to engines and peers
     client.pxi      connections of clients and peers: reading, replies in order, back-pressure
+    account.pxi     as whom a client is known, and what that one may do
     dispatch.pxi    what to do with one command
     spread.pxi      commands of several partitions
     transaction.pxi MULTI and EXEC: commands that are kept, and go to an engine in one piece
@@ -32,7 +33,8 @@ import zlib
 
 from cachecluster_core import pod_table
 
-from . import blocking, monitoring, tracking
+from . import access, blocking, monitoring, tracking
+from .acl import Grant
 from .checks import CHECKS, NOT_SERVED
 from .resp import encode_request
 
@@ -207,6 +209,7 @@ include "request.pxi"
 include "partition.pxi"
 include "backend.pxi"
 include "client.pxi"
+include "account.pxi"
 include "dispatch.pxi"
 include "spread.pxi"
 include "transaction.pxi"

@@ -16,6 +16,7 @@ cdef bint serve(Client c, const char* frame, Py_ssize_t n):
     cdef RequestScan* scan = &c.scan
     cdef Command* container
     cdef Command* command = router.table.find(frame + scan.head[0].at, scan.head[0].len)
+    cdef bytes refused
     if c.tracking is not None:
         c.tracking.begin(c)
     if c.over_limit or command == NULL:
@@ -29,6 +30,11 @@ cdef bint serve(Client c, const char* frame, Py_ssize_t n):
     if wrong_arity(command, scan.argc):
         c.refuse(arity_error(command))
         return True
+    if c.account is not None:
+        refused = not_permitted(c, command, frame)
+        if refused is not None:
+            c.refuse(refused)
+            return True
     if c.subs is not None and only_listens(c) and not may_while_listening(command):
         c.refuse(listening_error(command))
         return True

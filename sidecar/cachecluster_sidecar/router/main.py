@@ -24,6 +24,7 @@ from .commands import load_commands
 from .control import AgentLink
 from .core import Client, Router
 from .dial import PEER_TOKEN_FILE, Dialler
+from .users_file import UsersFile
 
 log = logging.getLogger("cachecluster.router")
 
@@ -74,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         help="the port for cluster-aware clients and peer routers",
     )
+    parser.add_argument("--users-file", type=Path, metavar="FILE", help="users, as in an ACL file of Redis")
     parser.add_argument(
         "--log-level", default="info", choices=("debug", "info", "warning", "error"), help="default: info"
     )
@@ -188,6 +190,11 @@ async def serve(options: argparse.Namespace) -> None:
     stopping = loop.create_task(stopped.wait())
     ready = loop.create_task(agent.has_routes.wait())
     await asyncio.wait((stopping, ready), return_when=asyncio.FIRST_COMPLETED)
+    users = None
+    if options.users_file is not None and not stopped.is_set():
+        file = UsersFile(options.users_file, router)
+        file.look()
+        users = loop.create_task(file.follow())
     if not stopped.is_set():
         await ports.open(options.client_address, options.cluster_address)
         gc.collect()
@@ -197,8 +204,9 @@ async def serve(options: argparse.Namespace) -> None:
     await stop(router, ports)
     if agent_task.done():
         agent_task.result()
-    agent_task.cancel()
-    ready.cancel()
+    for task in (agent_task, ready, users):
+        if task is not None:
+            task.cancel()
 
 
 def raise_file_limit() -> None:

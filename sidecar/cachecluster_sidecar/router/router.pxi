@@ -14,6 +14,7 @@ cdef class Router:
         self.lines = []
         self.peers = {}
         self.retired = []
+        self.users_trouble = ""
         self.hub = Hub(self)
         self.shared = bytearray(SHARED_BUFFER_BYTES)
         self.shared_p = PyByteArray_AS_STRING(self.shared)
@@ -209,6 +210,46 @@ cdef class Router:
             self.touched = []
             for c in touched:
                 c.settle()
+
+    # -- users
+
+    def use_users(self, users, str trouble=""):
+        """Take over the users, by name (acl.User); None: there are none. Clients stay who they are, if that user still
+        is; what it may not listen to any more is ended with its connection. `trouble`: why others are not known."""
+        cdef Client c
+        self.users_trouble = trouble
+        self.nobody = Account(None, self.table.entries)
+        self.accounts = None
+        if users is not None:
+            self.accounts = {name: Account(user, self.table.entries) for name, user in users.items()}
+        for c in list(self.clients.values()):
+            if not c.peer:
+                self.take_over_account(c)
+
+    cdef void take_over_account(self, Client c):
+        cdef Account known = c.account
+        if known is None or known.user is None or self.accounts is None:
+            c.account = self.account_of("default", nobody=True)
+            return
+        c.account = self.accounts.get(known.user.name)
+        if c.account is None or (c.subs is not None and not access.may_listen(c.account.user, c.subs)):
+            c.account = self.nobody
+            c.transport.abort()
+
+    def account_of(self, str name, bint nobody=False):
+        """The account of a user; None without one. With `nobody`: what a new client is, which has said no password."""
+        cdef Account account
+        if self.accounts is None:
+            return None
+        account = self.accounts.get(name)
+        if nobody and (account is None or not account.user.enabled or account.user.needs_password):
+            return self.nobody
+        return account
+
+    @property
+    def has_users(self):
+        """Must clients say who they are?"""
+        return self.accounts is not None
 
     # -- requests
 
@@ -577,9 +618,10 @@ cdef class Router:
             },
             "errors": {
                 "tryagain": c.tryagain, "indeterminate": c.indeterminate, "protocol": c.protocol, "moved": c.moved,
-                "crossslot": c.crossslot, "gated": c.gated, "unserved": c.unserved,
+                "crossslot": c.crossslot, "gated": c.gated, "unserved": c.unserved, "denied": c.denied,
                 "noreplicas": c.noreplicas, "unacknowledged": c.unacknowledged,
             },
+            "usersTrouble": self.users_trouble,
             "clients": self.client_count,
             "peers": self.peer_count,
             "connections": c.connections,

@@ -1,10 +1,11 @@
-"""ACL CAT and ACL GENPASS: what can be said of users without any."""
+"""The commands that rules of users may name; ACL CAT and ACL GENPASS."""
 
 from __future__ import annotations
 
 import secrets
 from functools import cache
 
+from .acl import Commands
 from .commands import command_names, load_doc
 from .core import Client
 from .encode import encode, error
@@ -22,6 +23,14 @@ def categories(client: Client, arguments: list[bytes]) -> bytes:
     if wanted not in known:
         return error(f"ERR Unknown category '{wanted}'")
     return encode(known[wanted], client.proto)
+
+
+@cache
+def engine_commands(engine: str) -> Commands:
+    """The commands of an engine that rules may name."""
+    names = {it for name in command_names(engine) for it in (name, *load_doc(name)["subcommands"])}
+    categories = {name: frozenset(found) for name, found in _commands_by_category(engine).items()}
+    return Commands(frozenset(names), categories)
 
 
 @cache
