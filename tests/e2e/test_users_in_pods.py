@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import redis
@@ -25,11 +27,13 @@ SPEC = {
 def write_users(cache: CacheInPods, text: str) -> None:
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "people"}, "stringData": {"users.acl": text}}
     cache.kubectl("apply", "-f", "-", input_text=json.dumps(secret))
+    selector = f"cachecluster.io/cluster={cache.name}"
+    cache.kubectl("annotate", "pods", "--overwrite", "-l", selector, f"users={time.time()}")  # kubelets look now
 
 
 @pytest.fixture
 def cache(operator: Release) -> Iterator[CacheInPods]:
-    with made(operator, "guarded", SPEC) as cache, network_of(cache.cluster.machine("hub").init):
+    with made(operator, "guarded", SPEC) as cache:
         yield cache
         cache.kubectl("delete", "secret", "people", "--ignore-not-found")
 
@@ -39,26 +43,40 @@ def reason(cache: CacheInPods) -> str:
     return found
 
 
-def works(address: str, name: str, password: str) -> bool:
+@contextmanager
+def logged_in(cache: CacheInPods, address: str, name: str, password: str) -> Iterator[redis.Redis]:
+    """A client with a connection, made in the network of the cluster. AuthenticationError when it is not let in."""
     with redis.Redis(host=address, username=name, password=password, socket_timeout=5) as client:
+        with network_of(cache.cluster.machine("hub").init):
+            client.ping()
+        yield client
+
+
+def works(cache: CacheInPods, name: str, password: str) -> list[bool]:
+    """Whether a user may write: through the Service, and on every pod."""
+
+    def may_write(address: str) -> bool:
         try:
-            return client.set(f"shop:{address}", "1") is True
+            with logged_in(cache, address, name, password) as client:
+                return client.set(f"shop:{address}", "1") is True
         except redis.AuthenticationError:
             return False
 
+    return [may_write(it) for it in (cache.cluster_ip(), *(pod["status"]["podIP"] for pod in cache.view().pods))]
+
 
 def test_users_come_with_their_secret_and_change_with_it(cache: CacheInPods) -> None:
-    pods = {pod["metadata"]["uid"]: pod["status"]["podIP"] for pod in cache.view().pods}
-    everywhere = [cache.cluster_ip(), *pods.values()]
-    assert not any(works(it, "admin", "root") for it in everywhere), "nobody may log in without the Secret"
+    pods = {pod["metadata"]["uid"] for pod in cache.view().pods}
+    assert not any(works(cache, "admin", "root")), "nobody may log in without the Secret"
     wait_until(lambda: reason(cache) == "UsersNotInEffect", 30, "the status says so")
     write_users(cache, USERS)
-    wait_until(lambda: all(works(it, "shop", "old") for it in everywhere), PROPAGATED_S, "the users")
-    with redis.Redis(host=everywhere[0], username="shop", password="old") as shop:
+    wait_until(lambda: all(works(cache, "shop", "old")), PROPAGATED_S, "the users")
+    wait_until(lambda: reason(cache) == "SpecInEffect", 30, "the status says so")
+    with logged_in(cache, cache.cluster_ip(), "shop", "old") as shop:
         with pytest.raises(redis.exceptions.NoPermissionError):
             shop.get("other")
         write_users(cache, USERS.replace(">old", ">new"))
-        wait_until(lambda: all(works(it, "shop", "new") for it in everywhere), PROPAGATED_S, "the new password")
-        assert not any(works(it, "shop", "old") for it in everywhere)
+        wait_until(lambda: all(works(cache, "shop", "new")), PROPAGATED_S, "the new password")
+        assert not any(works(cache, "shop", "old"))
         assert shop.set("shop:1", "still there") is True
-    assert {pod["metadata"]["uid"] for pod in cache.view().pods} == set(pods), "no pod was replaced"
+    assert {pod["metadata"]["uid"] for pod in cache.view().pods} == pods, "no pod was replaced"
