@@ -13,6 +13,8 @@ from typing import Any, Self
 
 from .hashring import CopyId, Entry, entry_from_json, entry_to_json
 
+USERS_KNOWN = "known"
+
 
 class Process(StrEnum):
     """What an agent knows of a copy's process."""
@@ -76,7 +78,7 @@ class Report:
     seconds, negative since when it has lapsed. `entries` are the last entries the agent has taken, for rebuilding a
     lost map (O8). `incarnation` changes with every start of the agent. `engine` is what its copies run, such as
     "valkey 9.1.2" ('': not known). `blind`: its quorum reads fail; its primaries can follow no change of the map.
-    `users_trouble`: why clients' users are not as they are configured ('': they are).
+    `users`: whether its routers know the users of clients: USERS_KNOWN, or why not; '' when they were not told of any.
     """
 
     pod: str
@@ -90,7 +92,7 @@ class Report:
     draining: bool = False
     engine: str = ""
     blind: bool = False
-    users_trouble: str = ""
+    users: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON: field names as here, partitions as strings, defaults of copies left out."""
@@ -129,7 +131,7 @@ def essence(report: Report) -> tuple[object, ...]:
     """
     rest = (
         *(report.incarnation, report.version, report.authority_s > 0, report.routers, report.draining),
-        *(report.engine, report.blind, report.users_trouble, report.entries),
+        *(report.engine, report.blind, report.users, report.entries),
     )
     copies = {
         partition: (_FACTS(copy), copy.offset if copy.sealed_epoch else 0, copy.silent_s // 1.0)

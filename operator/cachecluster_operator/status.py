@@ -117,14 +117,14 @@ def _up_to_date(known: Known) -> Finding:
     if known.effect is not None and known.effect.pending:
         text = "; ".join(pending.message for pending in known.effect.pending)
         return Finding("UpToDate", False, known.effect.pending[0].reason, text)
+    if troubles := users_troubles(known):
+        return Finding("UpToDate", False, "UsersNotInEffect", "; ".join(troubles))
     work = known.progress.work
     if work.outdated:
         names = ", ".join(pod.name for pod in work.outdated)
         return Finding("UpToDate", False, "PodsOutdated", f"made from another template: {names}")
     if known.effect is not None and len(work.staying) > known.effect.desired.nodes:
         return Finding("UpToDate", False, "NodesToRemove", f"{known.effect.desired.nodes} nodes are wanted")
-    if troubles := users_troubles(known):
-        return Finding("UpToDate", False, "UsersNotInEffect", "; ".join(troubles))
     return Finding("UpToDate", True, "SpecInEffect", f"all of the spec is in effect{_uneven_text(known)}")
 
 

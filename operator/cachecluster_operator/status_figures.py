@@ -11,7 +11,7 @@ from cachecluster_core.hashring import CopyId, Entry, State
 from cachecluster_core.leaving import leaving_pods
 from cachecluster_core.operator_view import Pod
 from cachecluster_core.quantity import MIB, format_bytes
-from cachecluster_core.report import CopyReport, Report
+from cachecluster_core.report import USERS_KNOWN, CopyReport, Report
 from cachecluster_core.spec import Problem
 
 from .change_track import Progress
@@ -50,6 +50,9 @@ class Known:
 def wanted_nodes(known: Known) -> int:
     """How many nodes there should be now."""
     return known.effect.desired.nodes if known.effect is not None else 0
+
+
+NO_USERS = "everybody is served, because the pod's image knows of no users: see spec.image"
 
 
 class Difference(Enum):
@@ -92,11 +95,16 @@ def _report(uid: str, known: Known) -> Report | None:
 
 def users_troubles(known: Known) -> list[str]:
     """Why the users of clients are not as the Secret says, and on which pods."""
+    wanted = known.effect is not None and known.effect.spec.auth is not None
     pods: dict[str, list[str]] = {}
     for pod in known.pods:
         report = _report(pod.uid, known)
-        if report is not None and report.users_trouble:
-            pods.setdefault(report.users_trouble, []).append(pod.name)
+        if report is None or report.users == USERS_KNOWN:
+            continue
+        if report.users:
+            pods.setdefault(report.users, []).append(pod.name)
+        elif wanted and report.routers and not pod.outdated:
+            pods.setdefault(NO_USERS, []).append(pod.name)
     return [f"spec.auth.secretRef: {trouble} ({', '.join(names)})" for trouble, names in pods.items()]
 
 

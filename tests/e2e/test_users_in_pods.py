@@ -6,10 +6,11 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 
 import pytest
 import redis
-from tests.e2e.cache_in_pods import CacheInPods, made, network_of
+from tests.e2e.cache_in_pods import CacheInPods, is_ready, made, network_of
 from tests.e2e.installed import Release
 from tests.waiting import wait_until
 
@@ -18,6 +19,7 @@ pytestmark = [pytest.mark.t4, pytest.mark.timeout(300)]
 PROPAGATED_S = 120.0
 """A kubelet looks at a Secret's volume about once a minute."""
 USERS = "user admin on >root ~* &* +@all\nuser shop on >old ~shop:* +@all\n"
+NUMBERS = count()
 SPEC = {
     "nodes": 2, "replicationFactor": 2, "memory": "128Mi", "partitions": 4,
     "auth": {"secretRef": {"name": "people"}},
@@ -33,9 +35,11 @@ def write_users(cache: CacheInPods, text: str) -> None:
 
 @pytest.fixture
 def cache(operator: Release) -> Iterator[CacheInPods]:
-    with made(operator, "guarded", SPEC) as cache:
+    name = f"guarded-{next(NUMBERS)}"
+    write_users(CacheInPods(operator, name), USERS)
+    with made(operator, name, SPEC) as cache:
         yield cache
-        cache.kubectl("delete", "secret", "people", "--ignore-not-found")
+    cache.kubectl("delete", "secret", "people")
 
 
 def reason(cache: CacheInPods) -> str:
@@ -52,26 +56,23 @@ def logged_in(cache: CacheInPods, address: str, name: str, password: str) -> Ite
         yield client
 
 
+def may_write(cache: CacheInPods, address: str, name: str, password: str) -> bool:
+    try:
+        with logged_in(cache, address, name, password) as client:
+            return client.set(f"shop:{address}", "1") is True
+    except redis.AuthenticationError:
+        return False
+
+
 def works(cache: CacheInPods, name: str, password: str) -> list[bool]:
-    """Whether a user may write: through the Service, and on every pod."""
-
-    def may_write(address: str) -> bool:
-        try:
-            with logged_in(cache, address, name, password) as client:
-                return client.set(f"shop:{address}", "1") is True
-        except redis.AuthenticationError:
-            return False
-
-    return [may_write(it) for it in (cache.cluster_ip(), *(pod["status"]["podIP"] for pod in cache.view().pods))]
+    """Whether a user may write: through the Service, and on every pod that is ready."""
+    addresses = [cache.cluster_ip(), *(pod["status"]["podIP"] for pod in cache.view().pods if is_ready(pod))]
+    return [may_write(cache, address, name, password) for address in addresses]
 
 
 def test_users_come_with_their_secret_and_change_with_it(cache: CacheInPods) -> None:
     pods = {pod["metadata"]["uid"] for pod in cache.view().pods}
-    assert not any(works(cache, "admin", "root")), "nobody may log in without the Secret"
-    wait_until(lambda: reason(cache) == "UsersNotInEffect", 30, "the status says so")
-    write_users(cache, USERS)
-    wait_until(lambda: all(works(cache, "shop", "old")), PROPAGATED_S, "the users")
-    wait_until(lambda: reason(cache) == "SpecInEffect", 30, "the status says so")
+    assert all(works(cache, "shop", "old")) and not any(works(cache, "shop", "new"))
     with logged_in(cache, cache.cluster_ip(), "shop", "old") as shop:
         with pytest.raises(redis.exceptions.NoPermissionError):
             shop.get("other")
@@ -80,3 +81,23 @@ def test_users_come_with_their_secret_and_change_with_it(cache: CacheInPods) -> 
         assert not any(works(cache, "shop", "old"))
         assert shop.set("shop:1", "still there") is True
     assert {pod["metadata"]["uid"] for pod in cache.view().pods} == pods, "no pod was replaced"
+
+
+def test_a_pod_that_starts_with_users_that_are_wrong_gets_no_clients(cache: CacheInPods) -> None:
+    write_users(cache, USERS + "user nobody nonsense\n")
+    wait_until(lambda: reason(cache) == "UsersNotInEffect", PROPAGATED_S, "the status says so")
+    assert all(works(cache, "shop", "old")), "users stay as they were"
+    gone = cache.view().pods[0]
+    cache.kubectl("delete", "pod", gone["metadata"]["name"], "--wait=false")
+
+    def is_locked() -> bool:
+        told = cache.view().condition("UpToDate")["message"]
+        return "line 3: word 3: it is no rule" in told and "nobody may log in" in told
+
+    wait_until(is_locked, 60, "the new pod lets nobody in")
+    assert all(may_write(cache, cache.cluster_ip(), "shop", "old") for _ in range(20))
+    assert cache.view().condition("Ready")["status"] == "False"
+    write_users(cache, USERS)
+    wait_until(lambda: reason(cache) == "SpecInEffect", PROPAGATED_S, "the status says that it is good again")
+    cache.wait_whole(nodes=2)
+    assert all(works(cache, "shop", "old"))

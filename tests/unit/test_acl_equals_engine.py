@@ -18,7 +18,7 @@ pytestmark = pytest.mark.t1
 
 RUNS, CALLS = 150, 20
 SAMPLES = [
-    tuple(line.split())
+    tuple(line.replace("@0", "\0").split())
     for line in """
         get a:1
         set a:1 v
@@ -54,6 +54,12 @@ SAMPLES = [
         publish news m
         spublish other m
         subscribe news other
+        xread STREAMS@0 a:1 0
+        sort a:1 STORE@0 b:1
+        georadius a:1 15 37 200 km STORE@0 b:1
+        georadiusbymember a:1 m 1 m STOREDIST b:1
+        set a:1 v GET@0
+        bitfield a:1 SET@0 u8 0 1
     """.strip().splitlines()
 ]
 RULES = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -25,7 +26,7 @@ def user(rules: str) -> User:
 
 
 def test_default_is_off_until_a_line_says_otherwise() -> None:
-    assert not parse("", COMMANDS)["default"].accepts(b"")
+    assert "default" not in parse("user app on", COMMANDS)
     assert parse("user default on nopass ~* &* +@all", COMMANDS)["default"].accepts(b"anything")
 
 
@@ -62,6 +63,21 @@ def test_what_is_known_of_an_only_key_covers_all_options(name: str, options: lis
         assert key == b"key" and permissions(read, write) & ~only_key(name) == 0
 
 
+def test_an_option_is_one_in_any_case_up_to_a_byte_0_and_each_counts() -> None:
+    def keys(*arguments: bytes) -> list[tuple[bytes, bool, bool]]:
+        return list(touched(arguments[0].decode(), list(arguments)))
+
+    sources = (b"georadius", b"a", b"15", b"37", b"200", b"km")
+    read, stored = (b"a", True, False), [(b"b", False, True), (b"c", False, True)]
+    assert set(keys(*sources, b"STORE", b"b", b"storedist\0x", b"c")) == {read, *stored}
+    assert set(keys(b"sort", b"a", b"store\0", b"b", b"STORE", b"c")) == {read, *stored}
+    assert keys(b"xread", b"streams\0", b"a", b"0") == [read]
+    assert keys(b"set", b"a", b"v", b"get\0") == [(b"a", True, True)]
+    assert keys(b"bitfield", b"a", b"get\0", b"u8", b"0") == [read]
+    for write in ([b"set\0", b"u8", b"0", b"1"], [b"get", b"u8"], [b"overflow", b"wrap", b"incrby", b"u8", b"0", b"1"]):
+        assert keys(b"bitfield", b"a", *write) == [(b"a", True, True)]
+
+
 def test_prefixes_are_patterns_without_another_special_byte() -> None:
     found = user("~a:* %R~b\\** ~c?* ~exact ~*d* %W~e*").grants[0].prefixes()
     assert [(pattern.write, prefix) for pattern, prefix in found] == [(True, b"a:"), (True, b"e")]
@@ -73,23 +89,49 @@ def test_prefixes_are_patterns_without_another_special_byte() -> None:
     [
         ("app on", "`user <name>`"),
         ("user", "`user <name>`"),
-        ("user app +nonsense", "there is no command NONSENSE"),
-        ("user app +@nonsense", "there is no category @nonsense"),
-        ("user app nonsense", "nonsense is no rule"),
+        ("user app +nonsense", "word 3: there is no such command"),
+        ("user app +@nonsense", "word 3: there is no such category"),
+        ("user app on nonsense", "word 4: it is no rule"),
         ("user app #abc", "64 lower-case hex digits"),
-        ("user app %X~a", "%R~pattern"),
-        ("user app (+get ~a", "closing parenthesis"),
-        ("user other on\nuser app on\nuser app off", "defined twice"),
+        ("user app <nonsense", "no such password"),
+        ("user app %nonsense~a", "%R~pattern"),
+        ("user app on (+get ~nonsense", "word 4: the selector"),
+        ("user app (+get >nonsense)", "word 3: it is no rule"),
+        ("user app ~* ~nonsense", "all keys are granted already"),
+        ("user app &* &nonsense", "all channels are granted already"),
+        ("user other on\nuser nonsense on\nuser nonsense off", "line already"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_line(line: str, why: str) -> None:
     with pytest.raises(AclError, match=r"^line \d+: ") as told:
         parse(line, COMMANDS)
     assert why in str(told.value)
+    assert "nonsense" not in str(told.value), "a word where it does not belong may be a password"
+    with pytest.raises(AclError, match="no user"):
+        parse("# nobody", COMMANDS)
 
 
 def test_blank_lines_and_remarks_are_no_users() -> None:
-    assert set(parse("\n# people\nuser app on\n", COMMANDS)) == {"app", "default"}
+    assert set(parse("\n# people\r\nuser app on\r\n", COMMANDS)) == {"app"}
+    assert parse("user app on >a\u00a0b", COMMANDS)["app"].accepts("a\u00a0b".encode()), (
+        "only blanks and tabs part words"
+    )
+
+
+def test_a_glob_takes_no_time_that_grows_with_a_power_of_the_key() -> None:
+    key = b":a:b" * 50_000
+    assert not matches(b"*:a:*:b:*:a:*:c", key) and matches(b"*:a:*b:a*:b", key)
+
+
+def test_scripts_take_all_that_they_can_do() -> None:
+    commands = replace(COMMANDS, scriptable=frozenset({"get", "flushall"}))
+    for rules, may in (
+        ("~* &* +@all", True),
+        ("~* +@all", False),
+        ("&* +@all", False),
+        ("~* &* +@all -flushall", False),
+    ):
+        assert parse(f"user app {rules}", commands)["app"].grants[0].may_script == may, rules
 
 
 @pytest.mark.parametrize(

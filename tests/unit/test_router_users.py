@@ -146,8 +146,94 @@ async def test_without_a_file_that_can_be_read_nobody_may_log_in(tmp_path: Path)
         conversation(cluster.pods[0].front) as client,
     ):
         assert (await client.ask("AUTH", "admin", "root")).startswith(WRONG)
-        trouble = (await cluster.pods[0].metrics())["usersTrouble"]
-        assert trouble.startswith("line 1: ") and trouble.endswith("; nobody may log in"), trouble
         await change(cluster, file, USERS)
-        assert (await cluster.pods[0].metrics())["usersTrouble"] == ""
+        await logged_in(client, "admin", "root")
+
+
+async def test_scripts_take_everything_also_of_a_user_with_all_keys(tmp_path: Path) -> None:
+    text = "user all on >p ~* &* +@all\nuser some on >p ~* &* +@all -@dangerous\nuser few on >p ~* &* +eval +get"
+    async with with_users(tmp_path, text) as (cluster, _), conversation(cluster.pods[0].front) as client:
+        for name in ("some", "few"):
+            await logged_in(client, name, "p")
+            refused = f"-NOPERM User {name} may not run scripts".encode()
+            assert (await client.ask("EVAL", "return redis.call('FLUSHALL')", "0")).startswith(refused)
+        await logged_in(client, "all", "p")
+        assert await client.ask("EVAL", "return 1", "0") == b":1\r\n"
+
+
+async def test_what_was_begun_under_other_rules_ends_with_them(tmp_path: Path) -> None:
+    async with (
+        with_users(tmp_path) as (cluster, file),
+        conversation(cluster.pods[0].front) as queueing,
+        conversation(cluster.pods[0].front) as blocked,
+        conversation(cluster.pods[0].front) as watching,
+        conversation(cluster.pods[0].front) as listening,
+    ):
+        for client in (queueing, blocked, watching, listening):
+            await logged_in(client, "shop", "old")
+        assert await queueing.ask("MULTI") == b"+OK\r\n"
+        assert await queueing.ask("SET", "shop:1", "x") == b"+QUEUED\r\n"
+        blocked.send(("BLPOP", "shop:list", "0"))
+        assert await watching.ask("MONITOR") == b"+OK\r\n"
+        assert (await listening.ask("SUBSCRIBE", "shop:a")).startswith(b"*3")
+        await change(cluster, file, USERS.replace("~shop:* &shop:* +@all", "~sale:* &sale:* +@all -monitor"))
+        assert (await queueing.ask("EXEC")).startswith(b"-EXECABORT")
+        assert (await blocked.frame()).startswith(b"-UNBLOCKED")
+        while await watching.frame():
+            pass
+        assert await listening.frame() == b""
+
+
+async def test_who_came_without_a_name_goes_when_that_takes_one(tmp_path: Path) -> None:
+    open_door = "user default on nopass ~* &* +@all\n"
+    async with (
+        with_users(tmp_path, open_door + USERS) as (cluster, file),
+        conversation(cluster.pods[0].front) as nameless,
+        conversation(cluster.pods[0].front) as named,
+    ):
+        assert await nameless.ask("PING") == b"+PONG\r\n"
+        await logged_in(named, "shop", "old")
+        await change(cluster, file, USERS)
+        assert await nameless.frame() == b""
+        assert await named.ask("PING") == b"+PONG\r\n"
+
+
+async def test_what_is_refused_is_not_shown_and_ends_a_transaction_only_as_exec(tmp_path: Path) -> None:
+    text = USERS + "user queue on >p ~* +@all -exec"
+    async with (
+        with_users(tmp_path, text) as (cluster, _),
+        conversation(cluster.pods[0].front) as watching,
+        conversation(cluster.pods[0].front) as client,
+    ):
+        await logged_in(watching, "admin", "root")
+        assert await watching.ask("MONITOR") == b"+OK\r\n"
+        assert await client.ask("SET", "shop:1", "never") == NO_AUTH
+        await logged_in(client, "queue", "p")
+        assert await client.ask("MULTI") == b"+OK\r\n"
+        assert (await client.ask("EXEC")).startswith(b"-EXECABORT Transaction discarded because of: NOPERM User queue")
+        assert await client.ask("ECHO", "end") == b"$3\r\nend\r\n"
+        assert b'"MULTI"' in await watching.frame() and b'"end"' in await watching.frame()
+
+
+async def test_a_client_without_a_password_cannot_make_a_router_keep_much(tmp_path: Path) -> None:
+    async with with_users(tmp_path) as (cluster, _), conversation(cluster.pods[0].front) as client:
+        client.send(b"*3\r\n$4\r\nAUTH\r\n$5\r\nadmin\r\n$100000000\r\n" + b"x" * 200_000)
+        assert (await client.frame()).startswith(b"-ERR Protocol error: a request of an unauthenticated client")
+        assert await client.frame() == b""
+
+
+@pytest.mark.parametrize(
+    ("content", "trouble"),
+    [
+        (b"user admin on >p\xe4ss", "byte 16 is no UTF-8"),
+        (b"# nobody yet", "there is no user in it"),
+        (b"user admin on >root" + b" ~a" * (1 << 19), "longer than"),
+    ],
+)
+async def test_a_file_that_is_not_good_as_a_whole_is_not_taken_in_part(
+    tmp_path: Path, content: bytes, trouble: str
+) -> None:
+    async with with_users(tmp_path) as (cluster, file), conversation(cluster.pods[0].front) as client:
+        file.write_bytes(content)
+        await until(lambda: f"{trouble}" in cluster.pods[0].log())
         await logged_in(client, "admin", "root")

@@ -11,7 +11,7 @@ import pytest
 from cachecluster_core.cluster_status import CacheClusterStatus
 from cachecluster_core.hashring import CopyId, Entry, HashRing, Member, State
 from cachecluster_core.operator_view import Pod, PodView, Suspicion
-from cachecluster_core.report import CopyReport, Process, Report, essence
+from cachecluster_core.report import USERS_KNOWN, CopyReport, Process, Report, essence
 from cachecluster_core.spec import Problem, parse_spec
 from cachecluster_operator.capacity import Holdings
 from cachecluster_operator.change_track import ChangeTrack
@@ -23,7 +23,8 @@ from cachecluster_operator.status_figures import Difference, Known, what_differs
 
 pytestmark = pytest.mark.t0
 
-EFFECT = in_effect(parse_spec({"nodes": 2, "replicationFactor": 2, "memory": "64Mi", "partitions": 2}), [], Holdings())
+MINIMAL = {"nodes": 2, "replicationFactor": 2, "memory": "64Mi", "partitions": 2}
+EFFECT = in_effect(parse_spec(MINIMAL), [], Holdings())
 A, B = CopyId("uid-a", "ra"), CopyId("uid-b", "rb")
 STABLE = Entry(epoch=3, state=State.STABLE, primary=A, isr=(A, B), term=2)
 PODS = (
@@ -195,17 +196,23 @@ def test_a_loss_of_data_told_by_a_status_without_its_time_is_cleared_too() -> No
 
 
 def test_users_that_are_not_as_configured_are_told_with_their_pods() -> None:
-    found = AGENTS["uid-a"].report
-    assert found is not None
-    agents = {
-        uid: replace(AGENTS[uid], report=replace(found, pod=uid, users_trouble="line 2: no rule")) for uid in AGENTS
-    }
-    status = compose_status(known(agents=agents), {}, NOW)
-    told = next(c for c in status["conditions"] if c["type"] == "UpToDate")
+    def told(users: str, **changes: Any) -> tuple[str, str, str]:
+        found = AGENTS["uid-a"].report
+        assert found is not None
+        reports = {uid: replace(found, pod=uid, users=users, routers=1) for uid in AGENTS}
+        agents = {uid: replace(AGENTS[uid], report=report) for uid, report in reports.items()}
+        status = compose_status(known(agents=agents, **changes), {}, NOW)
+        condition = next(c for c in status["conditions"] if c["type"] == "UpToDate")
+        return condition["reason"], condition["message"], status["message"]
+
     text = "spec.auth.secretRef: line 2: no rule (demo-0, demo-1)"
-    assert (told["status"], told["reason"], told["message"]) == ("False", "UsersNotInEffect", text)
-    assert status["message"] == text
-    assert essence(found) != essence(replace(found, users_trouble="line 2: no rule")), "the operator looks again"
+    assert told("line 2: no rule") == ("UsersNotInEffect", text, text)
+    guarded = parse_spec(MINIMAL | {"auth": {"secretRef": {"name": "people"}}})
+    effect = in_effect(guarded, [], Holdings())
+    assert told(USERS_KNOWN, effect=effect)[0] == "SpecInEffect"
+    assert "everybody is served" in told("", effect=effect)[1], "the image is too old to know users"
+    assert told("")[0] == "SpecInEffect", "nobody has configured any"
+    assert essence(Report("a", "i")) != essence(Report("a", "i", users="line 2")), "the operator looks again"
 
 
 def test_uneven_zones_are_told() -> None:

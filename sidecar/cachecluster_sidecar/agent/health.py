@@ -60,6 +60,9 @@ class HealthServer:
             return f"the map was not confirmed in time: authority lapsed {-self._loop.authority_s:.1f} s ago"
         if not self._hub.admitted:
             return "no router knows the gates yet"
+        users = self._hub.users
+        if users is not None and not users.known:
+            return users.trouble
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 _, writer = await asyncio.open_connection(*self._client_address)

@@ -26,7 +26,7 @@ from cachecluster_core.handover import is_shutting
 from cachecluster_core.hashring import HashRing
 from cachecluster_core.partial_step import continued
 from cachecluster_core.pod_table import Marks
-from cachecluster_core.report import Process, Report
+from cachecluster_core.report import USERS_KNOWN, Process, Report
 
 from ..metrics import SidecarMetrics
 from .clock import boottime_ns
@@ -266,10 +266,14 @@ class AgentLoop:
                 engine=self._identity.engine,
                 routers=self._hub.admitted if self._hub is not None else 0,
                 clients=self._hub.clients if self._hub is not None else 0,
-                users_trouble=self._hub.users_trouble if self._hub is not None else "",
+                users=self._told_of_users(),
                 draining=self.draining,
             )
             self._on_report(self.report)
+
+    def _told_of_users(self) -> str:
+        users = self._hub.users if self._hub is not None else None
+        return "" if users is None else users.trouble or USERS_KNOWN
 
     async def shut_all(self, timeout_s: float) -> None:
         """The end of this agent: shut every gate, and wait until the routers have confirmed it."""

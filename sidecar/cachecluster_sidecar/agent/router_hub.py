@@ -47,6 +47,14 @@ class RouterTimes:
     counters_period: float = 2.0
 
 
+@dataclass(frozen=True, slots=True)
+class Users:
+    """What a router that has to know users says of them: whether any is known, and why not all are (or empty)."""
+
+    known: bool
+    trouble: str
+
+
 @dataclass(slots=True)
 class _Worker:
     """What is known of one worker index. `told` is True once its process may have heard of any generation, `heard` are
@@ -63,6 +71,7 @@ class _Worker:
     dismissed: bool = False
     patience_ends: float = 0.0
     pause: float = 0.0
+    users: Users | None = None
 
     def has_confirmed(self, partition: int, generation: int) -> bool:
         """Nothing let through under an older generation is in flight in this worker."""
@@ -99,7 +108,6 @@ class RouterHub:
         self._counters: dict[int, tuple[int, asyncio.Future[Message]]] = {}
         self._request = 0
         self.clients = 0
-        self.users_trouble = ""
         self._dismissing: asyncio.Event | None = None
         self._stopping = False
 
@@ -112,6 +120,14 @@ class RouterHub:
     def waiting(self) -> bool:
         """Some router that has registered may not know all gates."""
         return any(worker.link is not None and not worker.admitted for worker in self._workers)
+
+    @property
+    def users(self) -> Users | None:
+        """The worst that a router says of its users; None when not every one has said anything."""
+        told = [worker.users for worker in self._workers if worker.users is not None]
+        if len(told) < len(self._workers):
+            return None
+        return min(told, key=lambda users: (users.known, not users.trouble))
 
     @property
     def pids(self) -> list[int]:
@@ -247,6 +263,9 @@ class RouterHub:
                 _, future = self._counters.get(number, (0, None))
                 if future is not None and not future.done():
                     future.set_result(counters)
+            case {"users": {"known": bool(known), "trouble": str(trouble)}}:
+                self._worker_of(link).users = Users(known, trouble)
+                self._on_change()
             case {"dismissed": _}:
                 self._worker_of(link).dismissed = True
                 self._note_dismissal()
@@ -301,6 +320,7 @@ class RouterHub:
             self._run(self._spawn_later(index))
             return
         worker.told, worker.heard, worker.confirmed, worker.dismissed = False, set(), {}, False
+        worker.users = None
         self._take_process(index, process, self._times.first_word)
         self._on_start()
         log.info("router %d started (pid %d)", index, process.pid)
@@ -355,12 +375,10 @@ class RouterHub:
                     worker.link.send({"ping": number})
 
     async def _count_forever(self) -> None:
-        """Keep `clients`, the clients connected to all routers, and the first trouble with users roughly current."""
+        """Keep `clients`, the clients connected to all routers, roughly current."""
         while True:
             await asyncio.sleep(self._times.counters_period)
-            told = (await self.counters()).values()
-            self.clients = sum(int(counters.get("clients", 0)) for counters in told)
-            self.users_trouble = next(filter(None, (str(counters.get("usersTrouble", "")) for counters in told)), "")
+            self.clients = sum(int(counters.get("clients", 0)) for counters in (await self.counters()).values())
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)

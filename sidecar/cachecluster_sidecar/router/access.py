@@ -10,17 +10,20 @@ from functools import cache
 from typing import Any
 
 from .acl import User
+from .checks import word
 from .commands import load_doc
 
 Touched = tuple[bytes, bool, bool]
 """A key, whether it is read, whether it is written."""
 WRITES = {"insert", "update", "delete"}
 SCRIPTS = {"eval", "eval_ro", "evalsha", "evalsha_ro", "fcall", "fcall_ro"}
+STORES = {"sort": {b"STORE"}, "georadius": {b"STORE", b"STOREDIST"}, "georadiusbymember": {b"STORE", b"STOREDIST"}}
+"""Options before the key that is written. Whichever of them an engine goes by, each must be allowed."""
 CHANNELS = {"publish": slice(1, 2), "spublish": slice(1, 2), "subscribe": slice(1, None), "ssubscribe": slice(1, None)}
 NO_COMMAND = "NOPERM User {user} has no permissions to run the '{command}' command"
 NO_KEY = "NOPERM No permissions to access a key"
 NO_CHANNEL = "NOPERM No permissions to access a channel"
-NO_SCRIPT = "NOPERM User {user} may not run scripts: what they do is not checked, so they take `~*` with GET and SET"
+NO_SCRIPT = "NOPERM User {user} may not run scripts: what they do is not checked, so they take `~* &* +@all`"
 
 
 @cache
@@ -37,8 +40,7 @@ def objection(user: User, name: str, arguments: list[bytes]) -> str | None:
     if not grants:
         return NO_COMMAND.format(user=user.name, command=name)
     if name in SCRIPTS:
-        trusted = any(grant.all_keys and {"get", "set"} <= grant.commands for grant in grants)
-        return None if trusted else NO_SCRIPT.format(user=user.name)
+        return None if any(grant.may_script for grant in grants) else NO_SCRIPT.format(user=user.name)
     keys, channels, pattern = list(touched(name, arguments)), arguments[CHANNELS.get(name, slice(0))], False
     if name == "psubscribe":
         channels, pattern = arguments[1:], True
@@ -53,12 +55,10 @@ def objection(user: User, name: str, arguments: list[bytes]) -> str | None:
 
 
 def may_listen(user: User, subscriptions: Sequence[Iterable[bytes]]) -> bool:
-    """Whether a user may hear what it has subscribed to: channels, patterns, shard channels."""
+    """Whether a user may hear what it has subscribed to: channels, patterns, shard channels; each by some grant."""
     channels, patterns, shards = subscriptions
-    return any(
-        all(map(grant.may_use, (*channels, *shards))) and all(grant.may_use(it, pattern=True) for it in patterns)
-        for grant in user.grants
-    )
+    named = [(name, False) for name in (*channels, *shards)] + [(name, True) for name in patterns]
+    return all(any(grant.may_use(it, pattern=pattern) for grant in user.grants) for it, pattern in named)
 
 
 def touched(name: str, arguments: list[bytes]) -> Iterator[Touched]:
@@ -66,13 +66,14 @@ def touched(name: str, arguments: list[bytes]) -> Iterator[Touched]:
     for flags, begin, find in _specs(name):
         if "not_key" in flags or "unknown" in (begin["type"], find["type"]):
             continue
+        if name in STORES and begin["type"] == "keyword":
+            continue
         read, write = _permissions(name, arguments, flags)
         for at in _positions(begin, find, arguments):
             yield arguments[at], read, write
-    if name == "sort":
-        for at in range(2, len(arguments) - 1):
-            if arguments[at].upper() == b"STORE":
-                yield arguments[at + 1], False, True
+    for at in range(2, len(arguments) - 1):
+        if word(arguments[at]) in STORES.get(name, ()):
+            yield arguments[at + 1], False, True
 
 
 def permissions(read: bool, write: bool) -> int:
@@ -85,7 +86,7 @@ def only_key(name: str) -> int:
     """What a command may do, whatever its options, with the only key that it has, its first argument: `permissions`; 0
     when it has other keys or may have."""
     specs = _specs(name)
-    if len(specs) != 1 or name == "sort":
+    if len(specs) != 1 or name in STORES:
         return 0
     flags, begin, find = specs[0]
     if begin != {"type": "index", "index": 1} or find["type"] != "range" or find["lastkey"] != 0:
@@ -110,12 +111,16 @@ def _named(flat: list[Any]) -> dict[str, Any]:
 
 def _permissions(name: str, arguments: list[bytes], flags: frozenset[str]) -> tuple[bool, bool]:
     """Whether it reads and whether it writes, where that depends on its options."""
-    words = [word.upper() for word in arguments[2:]]
     if name == "set":
-        return b"GET" in words[1:], True
+        return b"GET" in map(word, arguments[3:]), True
     if name == "bitfield":
-        return True, b"SET" in words or b"INCRBY" in words
+        return True, not _reads_bits(arguments[2:])
     return "access" in flags, bool(flags & WRITES)
+
+
+def _reads_bits(operations: list[bytes]) -> bool:
+    """Whether BITFIELD has no operation but GET, each with two arguments."""
+    return len(operations) % 3 == 0 and all(word(it) == b"GET" for it in operations[::3])
 
 
 def _positions(begin: dict[str, Any], find: dict[str, Any], arguments: list[bytes]) -> range:
@@ -144,5 +149,5 @@ def _behind(begin: dict[str, Any], arguments: list[bytes]) -> int:
     """The argument behind a keyword; 0 when it is not there."""
     start = begin["startfrom"]
     numbers = range(start, len(arguments)) if start > 0 else range(len(arguments) + start, 0, -1)
-    word = begin["keyword"].upper().encode()
-    return next((at + 1 for at in numbers if arguments[at].upper() == word), 0)
+    keyword = begin["keyword"].upper().encode()
+    return next((at + 1 for at in numbers if word(arguments[at]) == keyword), 0)

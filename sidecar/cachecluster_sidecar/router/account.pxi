@@ -1,6 +1,17 @@
 # Users: as whom a client is known, and whether that one may do what it asks. Without users everybody may do everything.
 
 cdef bytes NO_AUTH = b"-NOAUTH Authentication required.\r\n"
+cdef bytes TOO_LONG_FOR_NOBODY = b"-ERR Protocol error: a request of an unauthenticated client is longer than 64 KiB\r\n"
+cdef enum:
+    C_MAX_UNKNOWN = 65536
+
+
+cdef tuple granted(own, list entries):
+    """By number of the command: whether it is granted, so that it need not be looked at further where all keys and
+    channels are; and what it does with its only key."""
+    cdef list names = [entry["name"] for entry in entries]
+    cdef list allowed = [name in own.commands and (own.may_script or name not in access.SCRIPTS) for name in names]
+    return bytes(allowed), bytes([access.only_key(name) * grants for name, grants in zip(names, allowed)])
 
 
 @cython.final
@@ -12,14 +23,18 @@ cdef class Account:
         self.user = user
         own = user.grants[0] if user is not None else Grant()
         self.plain = own.all_keys and b"*" in own.channels
-        self.allowed = bytes([entry["name"] in own.commands for entry in entries])
-        self.needs = bytes([access.only_key(entry["name"]) * (entry["name"] in own.commands) for entry in entries])
+        self.allowed, self.needs = granted(own, entries)
         self.prefixes = [(prefix, access.permissions(it.read, it.write)) for it, prefix in own.prefixes()]
 
     @property
     def name(self):
         """Of the user; `default` is everybody who has not said who they are."""
         return self.user.name if self.user is not None else "default"
+
+
+cdef bint is_nobody(Client c):
+    """A client that has to authenticate and has not."""
+    return c.account is not None and c.account.user is None
 
 
 cdef bint begins_as_granted(Account account, Command* command, const char* key, Py_ssize_t n):
@@ -52,3 +67,12 @@ cdef bytes not_permitted(Client c, Command* command, const char* frame):
         return None
     c.router.counters.denied += 1
     return clean_error(why.encode())
+
+
+cdef void refuse_denied(Client c, Command* command, bytes why):
+    """Tell it so. A transaction ends with an EXEC that is not permitted, as in Redis."""
+    c.denied = True
+    if command.kind == KIND_TRANSACTION and command.name_len == 4 and c.queue is not None:
+        c.forget_transaction()
+        why = b"-EXECABORT Transaction discarded because of: " + why[1:]
+    c.refuse(why)

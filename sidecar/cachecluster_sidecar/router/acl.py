@@ -2,7 +2,8 @@
 
 A file has a line for each user: `user <name> <rule> ...`. Source of the rules: redis.io, ACL SETUSER; of what they mean
 together: acl.c of Redis 7.0 and Valkey. Unlike there, `default` is off unless a line says otherwise: who configures
-users does not want a door without a lock beside them.
+users does not want a door without a lock beside them. What is wrong is told by its place, never by its words: one that
+stands where it does not belong may be a password.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import hmac
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import lru_cache
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 SPECIAL = re.compile(rb"[*?\[\\]")
 PERMISSIONS = {"R": (True, False), "W": (False, True), "RW": (True, True), "WR": (True, True)}
-IGNORED = {"sanitize-payload", "skip-sanitize-payload"}
-"""They are about RESTORE: engines here always check what they are given."""
+BLANK = re.compile(r"[ \t\r]+")
+IGNORED = {"sanitize-payload", "skip-sanitize-payload", "alldbs", "db=0"}
+"""The first two are about RESTORE: engines here always check what they are given. There is one database only."""
 
 
 class AclError(ValueError):
@@ -44,6 +46,8 @@ class Grant:
     commands: frozenset[str] = frozenset()
     keys: tuple[KeyPattern, ...] = ()
     channels: tuple[bytes, ...] = ()
+    may_script: bool = False
+    """Whether all that a script can do is granted: engines know nobody but the router, so nothing less will do."""
 
     @property
     def all_keys(self) -> bool:
@@ -81,20 +85,20 @@ class User:
     grants: tuple[Grant, ...] = (Grant(),)
 
     def accepts(self, password: bytes) -> bool:
-        """Whether somebody who says this password is this user."""
-        if not self.enabled:
-            return False
+        """Whether somebody who says this password is this user. It takes as long for one who is not."""
         given = hashlib.sha256(password).hexdigest()
         known = [hmac.compare_digest(given, digest) for digest in sorted(self.digests)]
-        return any(known) or not self.needs_password
+        return self.enabled and (any(known) or not self.needs_password)
 
 
 @dataclass(frozen=True, slots=True)
 class Commands:
-    """The commands that an engine has: their names, and the names in each category (without the @)."""
+    """The commands that an engine has: their names, the names in each category (without the @), and those that the
+    router has an engine do for a script."""
 
     names: frozenset[str]
     categories: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    scriptable: frozenset[str] = frozenset()
 
     def named(self, name: str) -> frozenset[str]:
         """A command with its subcommands; nothing when there is none of that name."""
@@ -102,44 +106,55 @@ class Commands:
 
 
 def parse(text: str, commands: Commands) -> dict[str, User]:
-    """The users of a file, by name; `default` is always among them. AclError names the line."""
+    """The users of a file, by name. AclError names the line."""
     users: dict[str, User] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        words = line.split()
-        if not words or words[0].startswith("#"):
+    for number, line in enumerate(text.split("\n"), 1):
+        words = BLANK.split(line.strip(" \t\r"))
+        if not words[0] or words[0].startswith("#"):
             continue
         try:
             user = _user(words, commands)
             if user.name in users:
-                raise AclError(f"user {user.name} is defined twice: write all its rules in one line")
+                raise AclError("this user has a line already: write all its rules in one")
         except AclError as error:
             raise AclError(f"line {number}: {error}") from None
         users[user.name] = user
-    return users if "default" in users else users | {"default": User("default")}
+    if not users:
+        raise AclError("there is no user in it")
+    return users
 
 
 def _user(words: list[str], commands: Commands) -> User:
     if words[0].lower() != "user" or len(words) < 2:
         raise AclError("it begins with neither `user <name>` nor #")
     user = User(words[1])
-    for rule in _joined(words[2:]):
-        user = _with_rule(user, rule, commands)
-    return user
+    for number, rule in _joined(words[2:]):
+        try:
+            user = _with_rule(user, rule, commands)
+        except AclError as error:
+            raise AclError(f"word {number}: {error}") from None
+    return replace(user, grants=tuple(_settled(grant, commands) for grant in user.grants))
 
 
-def _joined(words: Iterable[str]) -> Iterator[str]:
-    """Rules; a selector, `(...)`, is one."""
-    open_words: list[str] = []
-    for word in words:
+def _settled(grant: Grant, commands: Commands) -> Grant:
+    everything = grant.all_keys and b"*" in grant.channels and commands.scriptable <= grant.commands
+    return replace(grant, may_script=everything)
+
+
+def _joined(words: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Rules with the numbers of their words in the line; a selector, `(...)`, is one."""
+    began, open_words = 0, list[str]()
+    for number, word in enumerate(words, 3):
         if not open_words and not word.startswith("("):
-            yield word
+            yield number, word
             continue
+        began = began if open_words else number
         open_words.append(word)
         if word.endswith(")"):
-            yield " ".join(open_words)
+            yield began, " ".join(open_words)
             open_words = []
     if open_words:
-        raise AclError(f"the selector {' '.join(open_words)} has no closing parenthesis")
+        raise AclError(f"word {began}: the selector that begins there has no closing parenthesis")
 
 
 def _with_rule(user: User, rule: str, commands: Commands) -> User:
@@ -173,6 +188,8 @@ def _with_password(user: User, rule: str) -> User:
         raise AclError(f"{rule[0]} takes a SHA-256 as 64 lower-case hex digits")
     if rule[0] in ">#":
         return replace(user, needs_password=True, digests=user.digests | {digest})
+    if digest not in user.digests:
+        raise AclError("the user has no such password, so it cannot be taken away")
     return replace(user, digests=user.digests - {digest})
 
 
@@ -191,29 +208,29 @@ def _with_permission(grant: Grant, rule: str, commands: Commands) -> Grant:
         case "nocommands":
             return replace(grant, commands=frozenset())
     if rule[0] == "~":
-        return _with_keys(grant, rule, KeyPattern(rule[1:].encode()))
+        return _with_keys(grant, KeyPattern(rule[1:].encode()))
     if rule[0] == "%" and "~" in rule:
         letters, _, glob = rule[1:].partition("~")
         if letters.upper() not in PERMISSIONS:
-            raise AclError(f"{rule}: write %R~pattern, %W~pattern or %RW~pattern")
-        return _with_keys(grant, rule, KeyPattern(glob.encode(), *PERMISSIONS[letters.upper()]))
+            raise AclError("write %R~pattern, %W~pattern or %RW~pattern")
+        return _with_keys(grant, KeyPattern(glob.encode(), *PERMISSIONS[letters.upper()]))
     if rule[0] == "&":
         if rule == "&*":
             return replace(grant, channels=(b"*",))
         if b"*" in grant.channels:
-            raise AclError(f"{rule}: all channels are granted already; write resetchannels before it")
+            raise AclError("all channels are granted already; write resetchannels before it")
         return replace(grant, channels=(*grant.channels, rule[1:].encode()))
     if rule[0] in "+-" and len(rule) > 1:
         meant = _meant(rule[1:].lower(), commands)
         return replace(grant, commands=grant.commands | meant if rule[0] == "+" else grant.commands - meant)
-    raise AclError(f"{rule} is no rule: see redis.io/docs/latest/commands/acl-setuser")
+    raise AclError("it is no rule (a password has > before it): see redis.io/docs/latest/commands/acl-setuser")
 
 
-def _with_keys(grant: Grant, rule: str, pattern: KeyPattern) -> Grant:
+def _with_keys(grant: Grant, pattern: KeyPattern) -> Grant:
     if pattern == KeyPattern(b"*"):
         return replace(grant, keys=(pattern,))
     if grant.all_keys:
-        raise AclError(f"{rule}: all keys are granted already; write resetkeys before it")
+        raise AclError("all keys are granted already; write resetkeys before it")
     return replace(grant, keys=(*grant.keys, pattern))
 
 
@@ -224,11 +241,11 @@ def _meant(name: str, commands: Commands) -> frozenset[str]:
     if name.startswith("@"):
         found = commands.categories.get(name[1:])
         if found is None:
-            raise AclError(f"there is no category {name}: ACL CAT lists them")
+            raise AclError("there is no such category: ACL CAT lists them")
         return found
     meant = commands.named(name)
     if not meant:
-        raise AclError(f"there is no command {name.replace('|', ' ').upper()}: COMMAND LIST lists them")
+        raise AclError("there is no such command: COMMAND LIST lists them; of a subcommand it is container|subcommand")
     return meant
 
 
@@ -237,23 +254,27 @@ def matches(glob: bytes, data: bytes) -> bool:
     return glob == b"*" or _compiled(glob)(data)
 
 
-@cache
+@lru_cache(4096)
 def _compiled(glob: bytes) -> Callable[[bytes], bool]:
-    pattern, at = b"", 0
+    """What stands between two stars is looked for once, where it comes first: another place would find nothing else,
+    and to try them all takes time that grows with a power of the length."""
+    parts, at = [b""], 0
     while at < len(glob):
-        at, part = _piece(glob, at)
-        pattern += part
-    found = re.compile(pattern, re.DOTALL).fullmatch
+        if glob[at : at + 1] == b"*":
+            at += 1
+            parts.append(b"")
+        else:
+            at, piece = _piece(glob, at)
+            parts[-1] += piece
+    first, *middle = parts
+    last = b".*" + middle.pop() if middle else b""
+    found = re.compile(first + b"".join(b"(?>.*?" + part + b")" for part in middle if part) + last, re.DOTALL).fullmatch
     return lambda data: found(data) is not None
 
 
 def _piece(glob: bytes, at: int) -> tuple[int, bytes]:
     """Where the next piece of a glob ends, and its regular expression."""
     match glob[at : at + 1]:
-        case b"*":
-            while glob[at : at + 1] == b"*":
-                at += 1
-            return at, b".*"
         case b"?":
             return at + 1, b"."
         case b"[":

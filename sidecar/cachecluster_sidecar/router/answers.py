@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 from . import cluster, connections, info, tracking, users
+from .acl import User
 from .commands import command_names, is_known, load_doc
 from .core import Account, Client, Router
 from .encode import OK, Simple, encode, error
@@ -30,6 +31,8 @@ NO_PASSWORD = error(
     "ERR AUTH <password> called without any password configured for the default user. "
     "Are you sure your configuration is correct?"
 )
+NO_USER = User("")
+"""Whom nobody can log in as: a name that is not known takes as long as a password that is wrong."""
 WRONG_PASSWORD = error("WRONGPASS invalid username-password pair or user is disabled.")
 NO_AUTH_IN_HELLO = error(
     "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> "
@@ -189,9 +192,8 @@ def _auth(client: Client, arguments: Arguments) -> bytes:
 def _account(client: Client, name: bytes, password: bytes) -> Account | None:
     """The account of a user that this password proves."""
     account = client.router.account_of(name.decode(errors="replace"))
-    if account is None or account.user is None or not account.user.accepts(password):
-        return None
-    return account
+    user = account.user if account is not None and account.user is not None else NO_USER
+    return account if user.accepts(password) else None
 
 
 def _select(client: Client, arguments: Arguments) -> bytes:

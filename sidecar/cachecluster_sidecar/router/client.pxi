@@ -256,6 +256,10 @@ cdef class Client:
                 log.warning("client %d sent a request of more than %d bytes: disconnected", self.id, MAX_REQUEST_BYTES)
                 self.closing = True
                 self.transport.abort()
+            elif self.rest.len > C_MAX_UNKNOWN and is_nobody(self):
+                self.router.counters.protocol += 1
+                self.refuse(TOO_LONG_FOR_NOBODY)
+                self.closing = True
         if self.blocked and self.rest.len > C_OUTPUT_PAUSE:
             self.transport.pause_reading()
         if self.leaving:
@@ -312,8 +316,10 @@ cdef class Client:
 
     cdef bint serve_shown(self, const char* frame, Py_ssize_t n):
         """Serve a request, and show it to those that monitor."""
-        cdef bint served = serve(self, frame, n)
-        if served and self.router.monitors is not None and not self.peer:
+        cdef bint served
+        self.denied = False
+        served = serve(self, frame, n)
+        if served and self.router.monitors is not None and not self.peer and not self.denied:
             self.router.show(self, frame)
         return served
 

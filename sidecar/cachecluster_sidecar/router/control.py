@@ -42,6 +42,7 @@ class AgentLink:
         self._writer: asyncio.StreamWriter | None = None
         self._table_inode = 0
         self._connected = False
+        self._users: dict[str, Any] | None = None
         self.has_routes = asyncio.Event()
 
     async def run(self) -> None:
@@ -67,6 +68,8 @@ class AgentLink:
         self._writer = writer
         try:
             self._send({"register": {"worker": self._worker, "pid": os.getpid()}})
+            if self._users is not None:
+                self._send(self._users)
             while line := await reader.readline():
                 self._connected = True
                 self._take(json.loads(line))
@@ -95,6 +98,11 @@ class AgentLink:
     async def _dismiss_clients(self) -> None:
         await self._dismiss()
         self._send({"dismissed": True})
+
+    def tell_users(self, known: bool, trouble: str) -> None:
+        """Whether any user is known, and why they are not as they are configured (empty: they are)."""
+        self._users = {"users": {"known": known, "trouble": trouble}}
+        self._send(self._users)
 
     def _use_routes(self, routes: dict[str, Any]) -> None:
         self._router.use_routes(routes)

@@ -449,6 +449,7 @@ cdef class Client:
     cdef set unheard             # (kind, name) of those that are not confirmed yet; None: all are
     cdef readonly Tracking tracking  # what it wants to be told of; None: nothing
     cdef public Account account  # as whom it is known; None: there are no users
+    cdef bint denied             # what it has asked for last is not permitted
     cdef readonly bint monitors  # it is shown every command
     cdef readonly int muted      # how many of the next replies are not sent; -1: none is
     cdef uint64_t reads          # how often something came
@@ -541,7 +542,6 @@ cdef class Router:
     cdef Hub hub                         # subscriptions
     cdef dict accounts                   # by name; None: there are no users
     cdef Account nobody
-    cdef public str users_trouble        # why users are not as they are configured; empty: they are
     cdef set monitors                    # clients that are shown every command; None: there are none
     cdef list retired                    # targets that the routes name no more
     cdef readonly str self_uid
@@ -591,6 +591,7 @@ cdef class Router:
     cdef int any_slot(self)
     cdef void time_request(self, Request r)
     cdef void take_over_account(self, Client c)
+    cdef void end_what_is_not_granted(self, Client c)
     cdef void show(self, Client c, const char* frame)
     cdef void hurry(self)
     cdef void look_at_target(self, Target target, double now)

@@ -33,7 +33,7 @@ cdef bint serve(Client c, const char* frame, Py_ssize_t n):
     if c.account is not None:
         refused = not_permitted(c, command, frame)
         if refused is not None:
-            c.refuse(refused)
+            refuse_denied(c, command, refused)
             return True
     if c.subs is not None and only_listens(c) and not may_while_listening(command):
         c.refuse(listening_error(command))

@@ -192,7 +192,7 @@ async def serve(options: argparse.Namespace) -> None:
     await asyncio.wait((stopping, ready), return_when=asyncio.FIRST_COMPLETED)
     users = None
     if options.users_file is not None and not stopped.is_set():
-        file = UsersFile(options.users_file, router)
+        file = UsersFile(options.users_file, router, agent.tell_users)
         file.look()
         users = loop.create_task(file.follow())
     if not stopped.is_set():

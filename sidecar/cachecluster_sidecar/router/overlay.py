@@ -125,7 +125,7 @@ WATCH = ("watch",)
 """Commands whose connection to the engine is one client's own until its transaction ends."""
 
 REFUSED = {
-    "acl": "users are managed by the operator",
+    "acl": "users stand in the Secret that spec.auth.secretRef names",
     "bgrewriteaof": "copies live on other pods, not on disk",
     "bgsave": "copies live on other pods, not on disk",
     "client|import-source": "the router's connections are not a client's to change",

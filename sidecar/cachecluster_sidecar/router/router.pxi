@@ -14,7 +14,6 @@ cdef class Router:
         self.lines = []
         self.peers = {}
         self.retired = []
-        self.users_trouble = ""
         self.hub = Hub(self)
         self.shared = bytearray(SHARED_BUFFER_BYTES)
         self.shared_p = PyByteArray_AS_STRING(self.shared)
@@ -213,11 +212,10 @@ cdef class Router:
 
     # -- users
 
-    def use_users(self, users, str trouble=""):
+    def use_users(self, users):
         """Take over the users, by name (acl.User); None: there are none. Clients stay who they are, if that user still
-        is; what it may not listen to any more is ended with its connection. `trouble`: why others are not known."""
+        is; what its rules no longer allow of what it has begun is ended."""
         cdef Client c
-        self.users_trouble = trouble
         self.nobody = Account(None, self.table.entries)
         self.accounts = None
         if users is not None:
@@ -232,8 +230,23 @@ cdef class Router:
             c.account = self.account_of("default", nobody=True)
             return
         c.account = self.accounts.get(known.user.name)
-        if c.account is None or (c.subs is not None and not access.may_listen(c.account.user, c.subs)):
+        if c.account is None:
             c.account = self.nobody
+            c.transport.abort()
+        elif c.account.user.grants != known.user.grants:
+            self.end_what_is_not_granted(c)
+
+    cdef void end_what_is_not_granted(self, Client c):
+        """Of what a client has begun under other rules: a transaction, a wait, and what goes on by itself."""
+        cdef set granted = set().union(*[grant.commands for grant in c.account.user.grants])
+        if c.queue is not None:
+            c.queue.broken = True
+        c.end_wait(b"ERROR")
+        if (
+            (c.subs is not None and not access.may_listen(c.account.user, c.subs))
+            or (c.monitors and "monitor" not in granted)
+            or (c.tracking is not None and "client|tracking" not in granted)
+        ):
             c.transport.abort()
 
     def account_of(self, str name, bint nobody=False):
@@ -621,7 +634,6 @@ cdef class Router:
                 "crossslot": c.crossslot, "gated": c.gated, "unserved": c.unserved, "denied": c.denied,
                 "noreplicas": c.noreplicas, "unacknowledged": c.unacknowledged,
             },
-            "usersTrouble": self.users_trouble,
             "clients": self.client_count,
             "peers": self.peer_count,
             "connections": c.connections,

@@ -6,7 +6,7 @@ import secrets
 from functools import cache
 
 from .acl import Commands
-from .commands import command_names, load_doc
+from .commands import command_names, load_commands, load_doc
 from .core import Client
 from .encode import encode, error
 
@@ -30,7 +30,9 @@ def engine_commands(engine: str) -> Commands:
     """The commands of an engine that rules may name."""
     names = {it for name in command_names(engine) for it in (name, *load_doc(name)["subcommands"])}
     categories = {name: frozenset(found) for name, found in _commands_by_category(engine).items()}
-    return Commands(frozenset(names), categories)
+    kinds = {entry["name"]: entry["kind"] for entry in load_commands()}
+    scriptable = {it for it in names if kinds.get(it) != "refused" and "noscript" not in load_doc(it)["flags"]}
+    return Commands(frozenset(names), categories, frozenset(scriptable))
 
 
 @cache
