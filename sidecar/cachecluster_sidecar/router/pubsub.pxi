@@ -16,8 +16,9 @@ cdef enum:
 cdef tuple PREFIXES = (b"", b"p", b"s")
 cdef tuple HEADS = (b"*3\r\n", b">3\r\n")
 cdef bytes PING_FRAME = b"*1\r\n$4\r\nPING\r\n"
-ATTACH_S = 0.25
-"""How long commands wait at a gate that opened until its engine is listened to."""
+ATTACH_S = 1.0
+"""How long commands wait at a gate that opened until its engine is listened to. One that takes longer to answer would not
+answer them sooner; shorter, and what is published first is not heard where a machine is busy."""
 FEED_SILENCE_S = 5.0
 """After which a peer is not listened to any longer; an engine's socket tells its end."""
 NAMES_AT_ONCE = 1024
