@@ -408,3 +408,64 @@ def test_a_gate_is_reported_shut_when_what_was_published_is_heard_and_opens_to_c
     assert world.router.metrics()["parked"] == 0
     feed.feed(told("new"))
     assert client.frames() == [told("new")]
+
+
+def shut_with_something_published(world: World) -> tuple[Transport, Transport]:
+    """A client that listens, and the connection on which its engine tells what was published before its gate was shut."""
+    client = world.client()
+    connected_engine(world, world.client())
+    client.protocol.set_proto(3)
+    client.feed(request("SUBSCRIBE", "a"))
+    feed = feeds_of(world)[0]
+    client.frames()
+    world.set_gate(0, 2, 0)
+    world.router.use_gate(0, 2)
+    world.loop.turn()
+    return client, feed
+
+
+def test_an_engine_that_goes_on_telling_what_was_published_is_heard_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "GATE_DRAIN_S", 0.05)
+    world = World()
+    client, feed = shut_with_something_published(world)
+    until = time.monotonic() + 0.2
+    count = 0
+    while time.monotonic() < until:
+        feed.feed(told(str(count)))
+        count += 1
+        world.router.tick()
+    assert (0, 2) not in world.confirmed
+    pongs(feed)
+    assert (0, 2) in world.confirmed
+    assert client.frames() == [told(str(number)) for number in range(count)]
+
+
+def test_an_engine_that_does_not_tell_what_was_published_does_not_hold_up_its_gate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(core, "GATE_DRAIN_S", 0.05)
+    world = World()
+    _, feed = shut_with_something_published(world)
+    while (0, 2) not in world.confirmed:
+        assert not feed.ended
+        world.router.tick()
+    assert feed.ended
+
+
+def test_a_subscription_waits_for_a_pod_that_is_slow_to_greet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "CONNECT_TIMEOUT_S", 0.01)
+    world = World()
+    client = world.client()
+    client.feed(request("SUBSCRIBE", "a"))
+    slow = [backend for backend in world.dialled if backend.target.uid == "uid-2"]
+    world.dialled[:] = [backend for backend in world.dialled if backend not in slow]
+    for feed in world.engines():
+        pongs(feed)
+    began = time.monotonic()
+    while time.monotonic() < began + 0.05:
+        world.router.tick()
+    assert client.frames() == []
+    world.dialled += slow
+    (feed,) = world.engines()
+    pongs(feed)
+    assert client.frames() == [b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"]

@@ -49,7 +49,7 @@ from .table import PodTable, read_header
 log = logging.getLogger(__name__)
 
 TICK_S = 0.5
-HAND_OVER_TICK_S = 0.02
+HAND_OVER_TICK_S = 0.005
 """While another agent's answer is waited for, or a gate is shut for a hand-over: its time must not pass unnoticed."""
 QUICK_S = HOLD_S * 1.2
 """How long a copy is looked at quickly after a message of its primary, which comes again while it matters."""

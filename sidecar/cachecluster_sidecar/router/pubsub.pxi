@@ -20,7 +20,8 @@ ATTACH_S = 1.0
 """How long commands wait at a gate that opened until its engine is listened to. One that takes longer to answer would not
 answer them sooner; shorter, and what is published first is not heard where a machine is busy."""
 FEED_SILENCE_S = 5.0
-"""After which a peer is not listened to any longer; an engine's socket tells its end."""
+"""After which a peer, or an engine that has not greeted, is not listened to any longer: what it tells then is not heard.
+The end of a greeted engine its socket tells."""
 NAMES_AT_ONCE = 1024
 """Channels or patterns in one command, of a client or of ours."""
 MOST_NAMES = (16384, 128, 16384)
@@ -175,8 +176,9 @@ cdef class Feed(Backend):
         """Whether it may still be listened to. A peer is asked now and then; an engine may be busy for long, and is the
         agent's to judge."""
         cdef double silent = now - self.heard
-        if not self.is_ready and silent > CONNECT_TIMEOUT_S:
-            self.lose("it did not answer our greeting in time")
+        if not self.is_ready:
+            if silent > FEED_SILENCE_S:
+                self.lose("it did not answer our greeting in time")
         elif self.target.partition >= 0:
             if silent > FEED_SILENCE_S and self.sent.head is not None:
                 self.stop_waiting()
@@ -556,7 +558,7 @@ cdef class Hub:
             if p.feed is not None:
                 if not active:
                     self.dismiss(p.feed, "nobody listens")
-                elif p.feed_due and 0 < p.cut_at < now and p.feed_due_at + GATE_DRAIN_S < now:
+                elif p.feed_due and 0 < p.cut_at < now and max(p.feed_due_at, p.feed.heard) + GATE_DRAIN_S < now:
                     p.feed.lose("the gate was shut and the engine did not answer")
                 elif p.feed.look_after(now) and p.is_deaf():
                     p.await_feed()
