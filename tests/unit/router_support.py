@@ -258,10 +258,10 @@ class Pod:
         self.copies[partition] = copy
         return copy
 
-    def start_router(self, worker: int = 0) -> subprocess.Popen[bytes]:
+    def start_router(self, worker: int = 0, workers: int = 1) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "cachecluster_sidecar.router.main"]
         flags = ["--run-dir", str(self.root), "--secrets-dir", str(self.root.parent / "secrets")]
-        flags += ["--worker", str(worker), "--client-address", f"{self.host}:{FRONT_PORT}"]
+        flags += ["--worker", str(worker), "--workers", str(workers), "--client-address", f"{self.host}:{FRONT_PORT}"]
         flags += ["--cluster-address", f"{self.host}:{CLUSTER_PORT}"]
         if self.users_file is not None:
             flags += ["--users-file", str(self.users_file)]

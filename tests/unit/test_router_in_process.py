@@ -411,7 +411,7 @@ def test_a_gate_is_reported_shut_when_what_was_published_is_heard_and_opens_to_c
 
 
 def shut_with_something_published(world: World) -> tuple[Transport, Transport]:
-    """A client that listens, and the connection on which its engine tells what was published before its gate was shut."""
+    """A client that listens, and that on which its engine tells what was published until its gate was shut."""
     client = world.client()
     connected_engine(world, world.client())
     client.protocol.set_proto(3)

@@ -168,7 +168,7 @@ class Agent:
             sys.executable, "-m", "cachecluster_sidecar.router.main",
             "--run-dir", str(config.run_dir),
             "--secrets-dir", str(config.secrets_dir),
-            "--worker", str(worker),
+            "--worker", str(worker), "--workers", str(config.router_workers),
             "--client-address", f"{config.host}:{config.client_port}",
             "--cluster-address", f"{config.host}:{config.cluster_port}",
             *(("--users-file", str(config.users_file)) if config.users_file else ()),

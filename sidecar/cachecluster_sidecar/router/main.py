@@ -24,6 +24,7 @@ from .commands import load_commands
 from .control import AgentLink
 from .core import Client, Router
 from .dial import PEER_TOKEN_FILE, Dialler
+from .share import Listener, Share
 from .users_file import UsersFile
 
 log = logging.getLogger("cachecluster.router")
@@ -65,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--run-dir", type=Path, required=True, help="directory of pod-table and agent.sock")
     parser.add_argument("--secrets-dir", type=Path, required=True, help="directory of gate-password and peer-token")
     parser.add_argument("--worker", type=int, default=0, metavar="K", help="number of this process (default 0)")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="how many share the ports (default 1)")
     parser.add_argument(
         "--client-address", type=Address.parse, required=True, metavar="HOST:PORT", help="the port for any client"
     )
@@ -87,12 +89,14 @@ WORKER_BITS = 40
 
 
 class Ports:
-    """The two listeners of a router. The one for any client may be closed before the other."""
+    """The two listeners of a router. The one for any client may be closed before the other. Several workers `share`
+    what comes to them."""
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, share: Share | None) -> None:
         self._router = router
-        self._front: asyncio.Server | None = None
-        self._cluster: asyncio.Server | None = None
+        self._share = share
+        self._front: asyncio.Server | Listener | None = None
+        self._cluster: asyncio.Server | Listener | None = None
         self._closed = False
 
     async def open(self, front: Address, cluster: Address) -> None:
@@ -101,16 +105,23 @@ class Ports:
         if not self._closed:
             self._front = await self._listen(front, "clients", False)
 
-    async def _listen(self, address: Address, what: str, cluster: bool) -> asyncio.Server:
-        server = await asyncio.get_running_loop().create_server(
-            lambda: self._router.client(cluster), address.host, address.port, reuse_port=True, backlog=LISTEN_BACKLOG
-        )
-        log.info("listening on %s:%d for %s", address.host, address.port, what)
+    async def _listen(self, address: Address, what: str, cluster: bool) -> asyncio.Server | Listener:
+        host, port = address.host, address.port
+        server: asyncio.Server | Listener
+        if self._share is not None:
+            server = self._share.listen(host, port, LISTEN_BACKLOG, cluster=cluster)
+        else:
+            server = await asyncio.get_running_loop().create_server(
+                lambda: self._router.client(cluster), host, port, reuse_port=True, backlog=LISTEN_BACKLOG
+            )
+        log.info("listening on %s:%d for %s", host, port, what)
         return server
 
     def close_front(self) -> None:
         """Take no more clients."""
         self._closed = True
+        if self._share is not None:
+            self._share.leave()
         if self._front is not None:
             self._front.close()
 
@@ -183,7 +194,10 @@ async def serve(options: argparse.Namespace) -> None:
     dialler = Dialler(options.secrets_dir)
     router = Router(loop, load_commands(), dialler, Answers(lambda: dialler.secret(PEER_TOKEN_FILE)))
     router.start()
-    ports = Ports(router)
+    share = None
+    if options.workers > 1:
+        share = Share(options.run_dir, options.worker, options.workers, router.client, lambda: len(router.clients))
+    ports = Ports(router, share)
     router.number_from(options.worker << WORKER_BITS)
     agent = AgentLink(options.run_dir, options.worker, router, lambda: dismiss(router, ports))
     agent_task = loop.create_task(agent.run())
