@@ -21,6 +21,11 @@ from .panels import (
 
 _SERVED = of_operator("cachecluster_partition_served", OF_CLUSTER, "partition")
 _COPY = "cluster_namespace, cluster, pod, partition"
+_REQUESTS = "cachecluster_router_requests_total"
+_FORWARDED = rate(_REQUESTS, f'{OF_CLUSTER},kind="forwarded"')
+_LOCAL = rate(_REQUESTS, f'{OF_CLUSTER},kind="local"')
+_LATENCY = "cachecluster_router_partition_latency_seconds"
+_SLOWEST = 5
 
 
 def _by_pod(metric: str) -> str:
@@ -106,7 +111,7 @@ _CLIENTS = Row(
     (
         series(
             "Requests",
-            rate("cachecluster_router_requests_total", OF_CLUSTER, "kind"),
+            rate(_REQUESTS, OF_CLUSTER, "kind"),
             "{{kind}}",
             "Per second: served by the pod that took them, forwarded to another, split over partitions, or answered"
             " by the router itself.",
@@ -129,6 +134,21 @@ _CLIENTS = Row(
             ),
             "From reading a request to its reply, of a sample of the requests.",
             unit="s",
+        ),
+        series(
+            "Latency by family, 99 %",
+            quantile(0.99, "cachecluster_router_request_seconds", OF_CLUSTER, "family"),
+            "{{family}}",
+            "The same by what the commands are about.",
+            "s",
+        ),
+        series(
+            "Share that crossed nodes",
+            f"{_FORWARDED} / ({_FORWARDED} + {_LOCAL})",
+            "forwarded",
+            "Requests for one partition whose primary is on another pod than the one that took them: 0 with"
+            " cluster-aware clients.",
+            "percentunit",
         ),
         series("Connected clients", _by_pod("cachecluster_router_clients"), "{{pod}}", "By pod."),
         Panel(
@@ -224,6 +244,14 @@ _PARTITIONS = Row(
             "{{partition}}",
             "Per second: one line far above the others is a hot partition.",
             "reqps",
+        ),
+        series(
+            "Slowest partitions, mean latency",
+            f"topk({_SLOWEST}, {rate(f'{_LATENCY}_sum', OF_CLUSTER, 'partition')}"
+            f" / ({rate(f'{_LATENCY}_count', OF_CLUSTER, 'partition')} > 0))",
+            "{{partition}}",
+            f"From reading a request to the partition's reply, of a sample of the requests; the {_SLOWEST} slowest.",
+            "s",
         ),
         series(
             "Memory of the primary, of its maximum",

@@ -18,7 +18,13 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 from prometheus_client.registry import Collector
 
 from cachecluster_core.report import CopyReport, Process, Report
@@ -217,15 +223,22 @@ class _Page(Collector):
             "worker",
         )
         yield self._partition_requests(routers)
+        latencies = {worker: counters.get("latency", {}) for worker, counters in routers.items()}
         yield self._durations(
             "cachecluster_router_request_seconds",
-            "Time from reading a request to its reply, of a sample of the requests.",
-            {worker: counters.get("latency", {}).get("buckets", ()) for worker, counters in routers.items()},
+            "Time from reading a client's request to the reply of the partitions, of a sample of the requests.",
+            [
+                ((worker, family), counts)
+                for worker, latency in latencies.items()
+                for family, counts in latency.get("families", {}).items()
+            ],
+            "family",
         )
+        yield self._partition_latency(latencies)
         yield self._durations(
             "cachecluster_router_held_seconds",
             "How long replies waited for acknowledgements (durability: sync).",
-            {worker: counters.get("heldFor", ()) for worker, counters in routers.items()},
+            [((worker,), counters["heldFor"]) for worker, counters in routers.items() if "heldFor" in counters],
         )
 
     def _partition_requests(self, routers: Mapping[str, Mapping[str, Any]]) -> Metric:
@@ -240,11 +253,27 @@ class _Page(Collector):
             "partition",
         )
 
-    def _durations(self, name: str, text: str, by_worker: Mapping[str, Sequence[int]]) -> Metric:
-        family = HistogramMetricFamily(name, text, labels=[*IDENTITY, "worker"])
-        for worker, counts in by_worker.items():
-            if counts:
-                family.add_metric([*self._identity, worker], _cumulated(counts), sum_value=None)
+    def _partition_latency(self, latencies: Mapping[str, Mapping[str, Any]]) -> Metric:
+        family = SummaryMetricFamily(
+            "cachecluster_router_partition_latency_seconds",
+            "The same time by partition; of a request that was split, of each piece until its own reply.",
+            labels=[*IDENTITY, "partition"],
+        )
+        total: dict[int, tuple[int, float]] = {}
+        for latency in latencies.values():
+            for partition, (count, seconds) in enumerate(latency.get("partitions", ())):
+                counted, summed = total.get(partition, (0, 0.0))
+                total[partition] = counted + count, summed + seconds
+        for partition, (count, seconds) in total.items():
+            family.add_metric([*self._identity, str(partition)], count_value=count, sum_value=seconds)
+        return family
+
+    def _durations(
+        self, name: str, text: str, samples: Iterable[tuple[tuple[str, ...], Sequence[int]]], *labels: str
+    ) -> Metric:
+        family = HistogramMetricFamily(name, text, labels=[*IDENTITY, "worker", *labels])
+        for values, counts in samples:
+            family.add_metric([*self._identity, *values], _cumulated(counts), sum_value=None)
         return family
 
 
@@ -298,6 +327,7 @@ _ROUTER_COUNTERS = (
     ("connections_rejected", "rejected", "Connections refused because of router.maxClients."),
     ("received_bytes", "bytesIn", "Bytes read from clients, peers and engines."),
     ("sent_bytes", "bytesOut", "Bytes written to clients, peers and engines."),
+    ("relayed", "relayed", "Requests of peer routers, which took them from clients and count them as forwarded."),
     ("parked", "parkedTotal", "Commands that ever had to wait."),
     ("retried", "retried", "Reads that were sent again after a connection was lost."),
     ("messages", "messages", "Published messages passed on to clients and peers."),

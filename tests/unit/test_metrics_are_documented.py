@@ -34,7 +34,8 @@ def _exported(page: bytes) -> dict[str, str]:
     found = {}
     for family in text_string_to_metric_families(page.decode()):
         suffix = "_total" if family.type == "counter" and not family.name.endswith("_total") else ""
-        found[family.name + suffix] = family.documentation + (" Histogram." if family.type == "histogram" else "")
+        kind = f" {family.type.title()}." if family.type in ("histogram", "summary") else ""
+        found[family.name + suffix] = family.documentation + kind
     return found
 
 

@@ -32,7 +32,13 @@ ROUTER = {
     "parkedTotal": 30,
     "retried": 1,
     "partitions": [4, 12],
-    "latency": {"sample": 16, "buckets": [0, 1, 2, 0, 5]},
+    "relayed": 6,
+    "latency": {
+        "sample": 16,
+        "families": {"string": [0, 1, 2, 0, 5], "sorted-set": [0, 0, 0, 1, 0]},
+        "partitions": [[3, 0.25], [6, 0.5]],
+    },
+    "heldFor": [0, 0, 7, 0, 0],
     "loopLagMs": 0.5,
 }
 
@@ -94,6 +100,7 @@ def test_page_tells_the_agent_its_copies_and_its_routers() -> None:
     assert page[_key("cachecluster_copy_lagging_members", partition="1")] == 1
     assert page[_key("cachecluster_router_requests_total", worker="1", kind="forwarded")] == 5
     assert page[_key("cachecluster_router_errors_total", worker="0", kind="tryagain")] == 2
+    assert page[_key("cachecluster_router_relayed_total", worker="0")] == 6
     assert page[_key("cachecluster_router_clients", worker="0")] == 7
     assert page[_key("cachecluster_router_partition_requests_total", partition="1")] == 24
 
@@ -102,12 +109,22 @@ def test_partition_without_a_process_is_not_on_the_page() -> None:
     assert _key("cachecluster_copy_up", partition="2") not in _page()
 
 
-def test_latency_is_cumulated() -> None:
+def test_latency_is_cumulated_by_family() -> None:
     page = _page()
     bucket = "cachecluster_router_request_seconds_bucket"
-    assert page[_key(bucket, worker="0", le="2e-06")] == 1
-    assert page[_key(bucket, worker="0", le="4e-06")] == 3
-    assert page[_key(bucket, worker="0", le="+Inf")] == 8
+    assert page[_key(bucket, worker="0", family="string", le="2e-06")] == 1
+    assert page[_key(bucket, worker="0", family="string", le="4e-06")] == 3
+    assert page[_key(bucket, worker="0", family="string", le="+Inf")] == 8
+    assert page[_key(bucket, worker="1", family="sorted-set", le="4e-06")] == 0
+    assert page[_key(bucket, worker="1", family="sorted-set", le="8e-06")] == 1
+    assert page[_key("cachecluster_router_held_seconds_bucket", worker="1", le="+Inf")] == 7
+
+
+def test_latency_of_a_partition_is_that_of_all_workers() -> None:
+    page = _page()
+    name = "cachecluster_router_partition_latency_seconds"
+    assert (page[_key(f"{name}_count", partition="0")], page[_key(f"{name}_sum", partition="0")]) == (6, 0.5)
+    assert (page[_key(f"{name}_count", partition="1")], page[_key(f"{name}_sum", partition="1")]) == (12, 1.0)
 
 
 def test_page_without_answering_routers_is_still_a_page() -> None:

@@ -367,8 +367,10 @@ cdef class Client:
         self.tail = r
         self.outstanding += 1
         self.router.sample += 1
-        if self.router.sample & C_LATENCY_MASK == 0:
+        if self.router.sample & C_LATENCY_MASK == 0 and not self.peer:
             r.started_ns = cc_monotonic_ns()
+            if self.command != NULL:
+                r.family = self.command.family
         return r
 
     cdef void give_ticket(self, Request r):

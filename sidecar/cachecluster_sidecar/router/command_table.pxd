@@ -30,6 +30,22 @@ cdef enum Merge:
     MERGE_LEAST = 6      # SCRIPT EXISTS: element by element
     MERGE_FEWEST = 8     # WAIT: the least of integers
 
+# What commands are told apart by where they are timed.
+cdef enum Family:
+    FAMILY_OTHER = 0
+    FAMILY_STRING = 1
+    FAMILY_HASH = 2
+    FAMILY_LIST = 3
+    FAMILY_SET = 4
+    FAMILY_SORTED_SET = 5
+    FAMILY_STREAM = 6
+    FAMILY_GENERIC = 7
+    FAMILY_SCRIPTING = 8
+    FAMILY_TRANSACTIONS = 9
+    FAMILY_PUBSUB = 10
+    FAMILY_SERVER = 11
+    FAMILY_COUNT = 12
+
 cdef enum:
     MAX_SPECS = 4
     MAX_NAME_BYTES = 40
@@ -50,6 +66,7 @@ cdef struct Command:
     int name_len
     int arity
     Kind kind
+    Family family
     bint container
     bint write
     bint blocks          # it may wait in the engine

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+FAMILIES: dict[str, int]
+
 class CommandTable:
     entries: list[dict[str, Any]]
     def __init__(self, entries: list[dict[str, Any]]) -> None: ...

@@ -43,6 +43,20 @@ MERGES = {
     "script|exists": MERGE_LEAST,
     "wait": MERGE_FEWEST,
 }
+FAMILIES = {
+    "other": FAMILY_OTHER,
+    "string": FAMILY_STRING,
+    "hash": FAMILY_HASH,
+    "list": FAMILY_LIST,
+    "set": FAMILY_SET,
+    "sorted-set": FAMILY_SORTED_SET,
+    "stream": FAMILY_STREAM,
+    "generic": FAMILY_GENERIC,
+    "scripting": FAMILY_SCRIPTING,
+    "transactions": FAMILY_TRANSACTIONS,
+    "pubsub": FAMILY_PUBSUB,
+    "server": FAMILY_SERVER,
+}
 
 cdef uint16_t CRC[256]
 
@@ -197,6 +211,7 @@ cdef int fill_command(Command* command, dict entry, int index) except -1:
     command.name_len = len(name)
     command.arity = entry["arity"]
     command.kind = KINDS[entry["kind"]]
+    command.family = FAMILIES[entry.get("family", "other")]
     command.container = entry.get("container", False)
     command.write = entry.get("write", False)
     command.merge = MERGES.get(entry["name"], MERGE_SUM)

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
-from .command_table cimport Command, CommandTable, Merge
+from .command_table cimport FAMILY_COUNT, Command, CommandTable, Merge
 from .resp cimport Arg, Buf, ReplyScan, RequestScan
 
 # A gate record of the pod table as the router reads it (cachecluster_core.pod_table).
@@ -44,6 +44,7 @@ cdef class Request:
     cdef bint mute               # CLIENT REPLY: its reply is not sent
     cdef bint done               # the reply stands in `reply`, waiting for its turn
     cdef Internal internal
+    cdef int family              # of its command, if its latency is sampled
     cdef double parked_at        # 0 while it was never parked
     cdef int64_t started_ns      # 0 unless its latency is sampled
     cdef double held_at          # when its reply began to wait for acknowledgements
@@ -276,6 +277,8 @@ cdef class Partition:
     cdef double cut_at           # when what is in flight at a shut gate is given up
     cdef int64_t deadline_ns     # the last deadline read at the generation taken over
     cdef uint64_t requests       # that came; the last one's order
+    cdef uint64_t timed          # of those, the ones whose latency was sampled
+    cdef int64_t timed_ns        # the sum of these latencies
     cdef Commit commit           # replies that wait for acknowledgements
     cdef set privates            # private connections to the engine
     cdef Py_ssize_t privately    # commands in flight on them
@@ -449,7 +452,8 @@ cdef class Client:
     cdef set unheard             # (kind, name) of those that are not confirmed yet; None: all are
     cdef readonly Tracking tracking  # what it wants to be told of; None: nothing
     cdef public Account account  # as whom it is known; None: there are no users
-    cdef bint denied             # what it has asked for last is not permitted
+    cdef Command* command        # what it has asked for last; NULL: nothing that is known
+    cdef bint denied             # that is not permitted
     cdef readonly bint monitors  # it is shown every command
     cdef readonly int muted      # how many of the next replies are not sent; -1: none is
     cdef uint64_t reads          # how often something came
@@ -504,6 +508,7 @@ cdef class Client:
 cdef struct Counters:
     uint64_t local
     uint64_t forwarded
+    uint64_t relayed
     uint64_t split
     uint64_t denied
     uint64_t answered
@@ -525,7 +530,7 @@ cdef struct Counters:
     uint64_t unacknowledged
     uint64_t rounds
     uint64_t held_for[24]
-    uint64_t latency[24]
+    uint64_t latency[FAMILY_COUNT][24]
 
 
 cdef class Router:
@@ -590,6 +595,8 @@ cdef class Router:
     cdef void give_up_sent(self, Backend b, list lost, Line behind, str reason)
     cdef int any_slot(self)
     cdef void time_request(self, Request r)
+    cdef void time_piece(self, Request r, int64_t started_ns)
+    cdef dict families(self)
     cdef void take_over_account(self, Client c)
     cdef void end_what_is_not_granted(self, Client c)
     cdef void show(self, Client c, const char* frame)

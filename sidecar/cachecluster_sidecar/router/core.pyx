@@ -36,6 +36,7 @@ from cachecluster_core import pod_table
 from . import access, blocking, monitoring, tracking
 from .acl import Grant
 from .checks import CHECKS, NOT_SERVED
+from .command_table import FAMILIES
 from .resp import encode_request
 
 cimport cython

@@ -27,6 +27,7 @@ cdef bint serve(Client c, const char* frame, Py_ssize_t n):
         if command == NULL:
             c.refuse(subcommand_error(container, frame, scan.head[1]))
             return True
+    c.command = command
     if wrong_arity(command, scan.argc):
         c.refuse(arity_error(command))
         return True
@@ -231,7 +232,9 @@ cdef void refuse_peer(Client c, Partition p):
 cdef inline Request expect(Client c, Partition p, int slot, bint write):
     """A request of this client, at the end of its order."""
     cdef Request r = c.append()
-    if p.mine:
+    if c.peer:
+        c.router.counters.relayed += 1
+    elif p.mine:
         c.router.counters.local += 1
     else:
         c.router.counters.forwarded += 1

@@ -155,6 +155,9 @@ KINDS = {
 }
 """The overlay lists that name commands one by one, by how these are served."""
 
+UNTIMED = ("container", "later", "local", "refused", "tracking")
+"""Kinds of commands that no partition answers: they have no family."""
+
 
 def kind_of(name: str, command: Json) -> tuple[str, str | None]:
     """How a command is served, and for refused ones what to do instead."""
@@ -182,6 +185,8 @@ def routing_entry(name: str, command: Json) -> Json:
         entry["container"] = True
     if hint:
         entry["hint"] = hint
+    if kind not in UNTIMED:
+        entry["family"] = overlay.FAMILIES.get(command["doc"]["group"], "other")
     if kind in ("keys", "split", "all", "scan"):
         entry["write"] = "readonly" not in command["flags"] and name not in overlay.READS
     if kind == "pubsub":

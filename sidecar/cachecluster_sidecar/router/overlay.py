@@ -6,6 +6,24 @@ have an entry: the generator of the table fails otherwise.
 
 from __future__ import annotations
 
+FAMILIES = {
+    "bitmap": "string",
+    "generic": "generic",
+    "geo": "sorted-set",
+    "hash": "hash",
+    "hyperloglog": "string",
+    "list": "list",
+    "pubsub": "pubsub",
+    "scripting": "scripting",
+    "server": "server",
+    "set": "set",
+    "sorted-set": "sorted-set",
+    "stream": "stream",
+    "string": "string",
+    "transactions": "transactions",
+}
+"""What commands are told apart by where they are timed, by the engines' groups: few, for each is a histogram."""
+
 SPLIT = ("mget", "mset", "del", "unlink", "exists", "touch")
 """Commands whose keys may lie in several partitions: split by partition, and the replies merged."""
 

@@ -293,6 +293,8 @@ cdef class Router:
         if split is None:
             r.client.deliver(r, p, n)
             return
+        if split.parent.started_ns:
+            self.time_piece(r, split.parent.started_ns)
         split.replies[r.part] = PyBytes_FromStringAndSize(p, n)
         if is_wait(r) and p[0] == c":":
             note_copies(r.client, r.partition, p)
@@ -436,13 +438,22 @@ cdef class Router:
             other.show_line(line)
 
     cdef void time_request(self, Request r):
-        """Count the latency of a sampled request: bucket i holds those below 2^i microseconds."""
+        """Count the latency of a sampled request: bucket i of its family holds those below 2^i microseconds. Of one that
+        was split each piece has been counted for its partition."""
         cdef int64_t us = (cc_monotonic_ns() - r.started_ns) // 1000
         cdef int bucket = 0
         while us > 0 and bucket < LATENCY_BUCKETS - 1:
             us >>= 1
             bucket += 1
-        self.counters.latency[bucket] += 1
+        self.counters.latency[r.family][bucket] += 1
+        if r.order:
+            self.time_piece(r, r.started_ns)
+
+    cdef void time_piece(self, Request r, int64_t started_ns):
+        """Count the latency of what one partition did for a sampled request."""
+        cdef Partition p = <Partition>self.lines[r.partition]
+        p.timed += 1
+        p.timed_ns += cc_monotonic_ns() - started_ns
 
     # -- the tick
 
@@ -609,21 +620,33 @@ cdef class Router:
         self.lag = 0
         return counters
 
+    cdef dict families(self):
+        """The buckets of every family that a sampled request was of."""
+        cdef uint64_t* buckets
+        cdef dict found = {}
+        cdef int family, i
+        for name, family in FAMILIES.items():
+            buckets = self.counters.latency[family]
+            counts = [buckets[i] for i in range(LATENCY_BUCKETS)]
+            if any(counts):
+                found[name] = counts
+        return found
+
     def metrics_kept(self):
         """Plain counters since the start of the process, by the names of the agent's `metrics` request."""
         cdef Counters* c = &self.counters
         cdef Partition p
         cdef double lag = self.lag
         cdef int i
-        cdef list counts = [], buckets = [], held_for = []
+        cdef list counts = [], timed = [], held_for = []
         cdef Py_ssize_t held = 0, private = 0, waiting = 0
         for p in self.lines:
             counts.append(p.requests)
+            timed.append([p.timed, p.timed_ns * 1e-9])
             held += p.commit.count
             private += len(p.privates)
             waiting += p.privately
         for i in range(LATENCY_BUCKETS):
-            buckets.append(c.latency[i])
             held_for.append(c.held_for[i])
         return {
             "requests": {
@@ -644,8 +667,9 @@ cdef class Router:
             "parkedBytes": self.parked_bytes,
             "parkedTotal": c.parked_total,
             "retried": c.retried,
+            "relayed": c.relayed,
             "partitions": counts,
-            "latency": {"sample": LATENCY_SAMPLE, "buckets": buckets},
+            "latency": {"sample": LATENCY_SAMPLE, "families": self.families(), "partitions": timed},
             "held": held,
             "private": private,
             "waiting": waiting,
