@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import Any
 from zlib import crc32
 
+from tests.unit.router_conversation import request
 from tests.unit.router_in_process import PARTITIONS, Transport, World, key_of
-from tests.unit.router_support import request
 
 from cachecluster_core.slots import partition_of_key, slot_of_key
 from cachecluster_sidecar.router.answers import Answers

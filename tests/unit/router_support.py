@@ -17,7 +17,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,10 @@ from typing import Any
 import redis.asyncio
 from redis.asyncio.connection import UnixDomainSocketConnection
 from tests.loopback import address, free_block
+from tests.unit.router_conversation import Conversation, conversation
 
 from cachecluster_core import pod_table
 from cachecluster_core.slots import partition_of_key
-from cachecluster_sidecar.router.resp import ReplyFeed
 
 ENGINES = ("redis", "valkey")
 ENGINE_VERSIONS = {"redis": "7.0.15", "valkey": "9.1.2"}
@@ -436,64 +436,6 @@ async def running_cluster(
         yield cluster
     finally:
         await cluster.stop()
-
-
-class Conversation:
-    """A raw connection: bytes out, frames in."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-        self._feed = ReplyFeed()
-        self._frames: list[bytes] = []
-
-    def send(self, *requests: bytes | tuple[bytes | str, ...]) -> None:
-        """Raw bytes, or tuples of arguments."""
-        self.writer.write(b"".join(r if isinstance(r, bytes) else request(*r) for r in requests))
-
-    async def frame(self, timeout_s: float = 10.0) -> bytes:
-        """The next reply, as it came; b"" at the end of the connection."""
-        while not self._frames:
-            data = await asyncio.wait_for(self.reader.read(65536), timeout_s)
-            if not data:
-                return b""
-            self._frames += self._feed.feed(data)
-        return self._frames.pop(0)
-
-    async def frames(self, count: int) -> list[bytes]:
-        return [await self.frame() for _ in range(count)]
-
-    async def ask(self, *arguments: bytes | str) -> bytes:
-        self.send(arguments)
-        return await self.frame()
-
-
-def request(*arguments: bytes | str) -> bytes:
-    """A request frame."""
-    words = [a.encode() if isinstance(a, str) else a for a in arguments]
-    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
-
-
-@contextlib.asynccontextmanager
-async def conversation(where: tuple[str, int] | Path) -> AsyncIterator[Conversation]:
-    """A raw connection to a port or a unix socket."""
-    if isinstance(where, Path):
-        reader, writer = await asyncio.open_unix_connection(str(where))
-    else:
-        reader, writer = await asyncio.open_connection(*where)
-    try:
-        yield Conversation(reader, writer)
-    finally:
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-
-
-@contextlib.asynccontextmanager
-async def conversations(ports: Sequence[tuple[str, int]]) -> AsyncIterator[list[Conversation]]:
-    """One with each of these ports."""
-    async with contextlib.AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(conversation(port)) for port in ports]
 
 
 @contextlib.asynccontextmanager

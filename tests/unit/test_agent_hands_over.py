@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from tests.unit.agent_process import AGENT, CLIENT, METRICS, NAME, AgentProcess, running_agents
 from tests.unit.agent_support import ENGINES
-from tests.unit.router_support import Conversation, conversation
+from tests.unit.router_conversation import Conversation, conversation
 from tests.waiting import until
 
 from cachecluster_core.agent_view import HandoverMessage

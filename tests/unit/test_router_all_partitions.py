@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import redis.asyncio
-from tests.unit.router_support import ENGINES, Conversation, cluster_and_client, conversation, running_cluster
+from tests.unit.router_conversation import Conversation, conversation
+from tests.unit.router_support import ENGINES, cluster_and_client, running_cluster
 
 from cachecluster_sidecar.router.resp import ReplyFeed
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
-from tests.unit.router_support import ENGINES, conversation, request, running_cluster
+from tests.unit.router_conversation import conversation, request
+from tests.unit.router_support import ENGINES, running_cluster
 
 from cachecluster_sidecar.router.cluster import node_id
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.unit.router_support import ENGINES, GATE_PASSWORD, Cluster, Conversation, conversation, running_cluster
+from tests.unit.router_conversation import Conversation, conversation
+from tests.unit.router_support import ENGINES, GATE_PASSWORD, Cluster, running_cluster
 
 pytestmark = pytest.mark.t1
 

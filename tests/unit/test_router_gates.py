@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.router_support import PEER_TOKEN, Conversation, EngineServer, conversation, running_cluster
+from tests.unit.router_conversation import Conversation, conversation
+from tests.unit.router_support import PEER_TOKEN, EngineServer, running_cluster
 
 from cachecluster_core import gate_step
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.unit.router_conversation import request
 from tests.unit.router_in_process import BIG, Transport, World, connected_engine, key_of, scan
-from tests.unit.router_support import request
 
 from cachecluster_core.slots import slot_of_key
 from cachecluster_sidecar.router import core

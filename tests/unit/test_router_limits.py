@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.unit.router_support import conversation, request, running_cluster
+from tests.unit.router_conversation import conversation, request
+from tests.unit.router_support import running_cluster
 
 pytestmark = pytest.mark.t1
 

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.unit.router_support import Cluster, conversation, running_cluster
+from tests.unit.router_conversation import conversation
+from tests.unit.router_support import Cluster, running_cluster
 
 pytestmark = pytest.mark.t1
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import redis.asyncio
-from tests.unit.router_support import Cluster, conversation, running_cluster, until
+from tests.unit.router_conversation import conversation
+from tests.unit.router_support import Cluster, running_cluster, until
 
 from cachecluster_core.slots import slot_of_key
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.router_support import ENGINES, Cluster, Conversation, Pod, conversation, running_cluster, until
+from tests.unit.router_conversation import Conversation, conversation
+from tests.unit.router_support import ENGINES, Cluster, Pod, running_cluster, until
 from tests.unit.test_router_moves_and_parking import move
 
 pytestmark = pytest.mark.t1

@@ -6,15 +6,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.unit.router_support import (
-    ENGINES,
-    Conversation,
-    EngineServer,
-    conversation,
-    conversations,
-    running_cluster,
-    until,
-)
+from tests.unit.router_conversation import Conversation, conversation, conversations
+from tests.unit.router_support import ENGINES, EngineServer, running_cluster, until
 from tests.unit.test_router_moves_and_parking import move, until_parked
 
 pytestmark = pytest.mark.t1

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.unit.router_support import ENGINES, cluster_and_client, conversation, running_cluster
+from tests.unit.router_conversation import conversation
+from tests.unit.router_support import ENGINES, cluster_and_client, running_cluster
 
 pytestmark = pytest.mark.t1
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 import pytest
+from tests.unit.router_conversation import request
 from tests.unit.router_in_process import Transport, World, connected_engine, key_of, scan
-from tests.unit.router_support import request
 
 from cachecluster_sidecar.router import core
 

@@ -11,15 +11,8 @@ from pathlib import Path
 
 import pytest
 import redis.asyncio
-from tests.unit.router_support import (
-    ENGINES,
-    PEER_TOKEN,
-    Cluster,
-    Conversation,
-    EngineServer,
-    conversation,
-    running_cluster,
-)
+from tests.unit.router_conversation import Conversation, conversation
+from tests.unit.router_support import ENGINES, PEER_TOKEN, Cluster, EngineServer, running_cluster
 
 pytestmark = pytest.mark.t1
 

@@ -10,7 +10,8 @@ import pytest
 import redis
 from redis.cache import CacheConfig
 from redis.connection import CacheProxyConnection
-from tests.unit.router_support import ENGINES, Cluster, Conversation, conversation, conversations, running_cluster
+from tests.unit.router_conversation import Conversation, conversation, conversations
+from tests.unit.router_support import ENGINES, Cluster, running_cluster
 from tests.unit.test_router_moves_and_parking import move
 
 pytestmark = pytest.mark.t1

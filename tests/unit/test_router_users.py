@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import redis.asyncio
-from tests.unit.router_support import ENGINES, Cluster, Conversation, conversation, running_cluster, until
+from tests.unit.router_conversation import Conversation, conversation
+from tests.unit.router_support import ENGINES, Cluster, running_cluster, until
 
 pytestmark = pytest.mark.t1
 

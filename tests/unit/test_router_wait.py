@@ -10,16 +10,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.unit.router_support import (
-    ENGINES,
-    Cluster,
-    Conversation,
-    EngineServer,
-    conversation,
-    conversations,
-    running_cluster,
-    until,
-)
+from tests.unit.router_conversation import Conversation, conversation, conversations
+from tests.unit.router_support import ENGINES, Cluster, EngineServer, running_cluster, until
 from tests.unit.test_router_moves_and_parking import move
 from tests.unit.test_router_private_connections import waiting, ways
 from tests.unit.test_router_sync import REPLICA, follow, stopped

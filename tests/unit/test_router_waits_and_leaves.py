@@ -7,17 +7,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from tests.unit.router_support import (
-    PEER_TOKEN,
-    Cluster,
-    Conversation,
-    FakeAgent,
-    Pod,
-    conversation,
-    request,
-    running_cluster,
-    until,
-)
+from tests.unit.router_conversation import Conversation, conversation, request
+from tests.unit.router_support import PEER_TOKEN, Cluster, FakeAgent, Pod, running_cluster, until
 
 pytestmark = pytest.mark.t1
 
