@@ -140,6 +140,11 @@ class Settings:
     park_timeout_s: float = 8.0
     park_max_bytes: int = 64 << 20
     max_clients: int = 10000
+    pipelined_commands: int = 1024
+    request_max_bytes: int = 576 << 20
+    unread_replies_bytes: int = 128 << 20
+    unread_messages_bytes: int = 32 << 20
+    idle_s: float = 0.0
     router_workers: int = 1
     maxmemory_cluster: int = 0
     engine: str = "valkey"
@@ -243,6 +248,11 @@ _SETTING_NAMES = {
     "park_timeout_s": "parkTimeoutSeconds",
     "park_max_bytes": "parkMaxBytes",
     "max_clients": "maxClients",
+    "pipelined_commands": "pipelinedCommands",
+    "request_max_bytes": "requestMaxBytes",
+    "unread_replies_bytes": "unreadRepliesBytes",
+    "unread_messages_bytes": "unreadMessagesBytes",
+    "idle_s": "idleSeconds",
     "router_workers": "routerWorkers",
     "maxmemory_cluster": "maxmemoryCluster",
     "engine": "engine",

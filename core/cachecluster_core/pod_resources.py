@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from .hashring import Settings
 from .quantity import format_bytes, parse_bytes, parse_cpu
 from .sizing import engine_limit, engine_request, sidecar_limit, sidecar_request
 from .spec_parts import ContainerResources, Resources, Router
@@ -19,7 +18,7 @@ def pod_resources(
     There is no CPU limit unless the user sets one. A memory request above the limit (a user's) lifts the limit.
     """
     engine = _amounts("100m", engine_request(memory, partitions), engine_limit(memory, partitions, replication_factor))
-    limit = sidecar_limit(router.workers, router.max_clients, Settings().park_max_bytes)
+    limit = sidecar_limit(router.workers, router.max_clients, router.limits.parked_bytes)
     sidecar = _amounts("100m", sidecar_request(router.workers), limit)
     return {"redis": _override(engine, resources.redis), "sidecar": _override(sidecar, resources.sidecar)}
 

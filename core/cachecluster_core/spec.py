@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic.alias_generators import to_snake
 
 from . import engine_config
 from .hashring import Settings
@@ -19,6 +20,7 @@ from .pod_resources import ContainerAmounts, pod_resources, resource_problems
 from .quantity import format_bytes, parse_bytes
 from .sizing import MIN_SHARE, SYNCS_PER_POD, Sizing, copies_per_node, size_copies
 from .spec_parts import (
+    LIMITED_SIZES,
     Auth,
     Bytes,
     Fencing,
@@ -291,6 +293,10 @@ def spec_problems(spec: CacheClusterSpec) -> tuple[Problem, ...]:
         problems |= resource_problems(
             spec.memory_bytes, spec.partitions, spec.replication_factor, spec.router, spec.resources
         )
+    for name, (least, most) in LIMITED_SIZES.items():
+        size = parse_bytes(getattr(spec.router.limits, to_snake(name)))
+        if not parse_bytes(least) <= size <= parse_bytes(most):
+            problems[f"router.limits.{name}"] = f"must be at least {least} and at most {most}"
     if spec.min_in_sync is not None and spec.min_in_sync > spec.replication_factor:
         problems["minInSync"] = "must be at most replicationFactor"
     if spec.reads == "committed" and spec.durability != "sync":
@@ -337,6 +343,7 @@ def settings_of(spec: CacheClusterSpec, memory: int | None = None, nodes: int | 
     containers were sized for less, or copies are not yet spread over all nodes, copies must not be allowed more.
     """
     size = size_copies(memory or spec.memory_bytes, spec.partitions, spec.replication_factor, nodes or spec.nodes)
+    limits = spec.router.limits
     config = engine_config.complete(dict(spec.engine_config)) | {
         "maxmemory": str(size.maxmemory),
         "maxmemory-policy": spec.eviction,
@@ -352,6 +359,13 @@ def settings_of(spec: CacheClusterSpec, memory: int | None = None, nodes: int | 
         ack_timeout_s=float(spec.sync.ack_timeout_seconds),
         committed_reads=spec.reads == "committed",
         max_clients=spec.router.max_clients,
+        pipelined_commands=limits.pipelined_commands,
+        request_max_bytes=parse_bytes(limits.request_size),
+        unread_replies_bytes=parse_bytes(limits.unread_replies),
+        unread_messages_bytes=parse_bytes(limits.unread_messages),
+        park_max_bytes=limits.parked_bytes,
+        park_timeout_s=float(limits.parked_seconds),
+        idle_s=float(limits.idle_seconds),
         router_workers=spec.router.workers,
         maxmemory_cluster=size.usable,
         engine=spec.engine,

@@ -55,6 +55,80 @@ LABEL_VALUE = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
 LabelValue = Annotated[str, Field(max_length=63, pattern=LABEL_VALUE)]
 
 
+def _bounds(field: str, least: str, most: str) -> dict[str, Any]:
+    size = f"quantity(string(self.{field}))"
+    return rule(
+        f"{size}.compareTo(quantity('{least}')) >= 0 && {size}.compareTo(quantity('{most}')) <= 0",
+        f"{field} must be at least {least} and at most {most}",
+        f".{field}",
+    )
+
+
+LIMITED_SIZES = {
+    "requestSize": ("1Mi", "576Mi"),
+    "unreadReplies": ("1Mi", "1Gi"),
+    "unreadMessages": ("1Mi", "1Gi"),
+    "parkedSize": ("1Mi", "512Mi"),
+}
+"""The least and the most that these fields of `RouterLimits` may be. An engine takes no argument above 512Mi, and what is
+parked may be one transaction, which goes to another pod as one argument."""
+
+
+class RouterLimits(Part):
+    """What one client may take of a router. Peers, the routers of other pods, are not limited by it."""
+
+    model_config = ConfigDict(json_schema_extra=rules(*(_bounds(name, *of) for name, of in LIMITED_SIZES.items())))
+
+    pipelined_commands: int = Field(
+        default=1024,
+        ge=1,
+        le=32768,
+        description="Commands of one client that may be unanswered. With so many it is not read from until half of"
+        " them are answered.",
+    )
+    request_size: Bytes = Field(
+        default="576Mi",
+        description="Bytes of one command, from 1Mi to 576Mi. A client that sends a longer one is told so and"
+        " disconnected.",
+    )
+    unread_replies: Bytes = Field(
+        default="128Mi",
+        description="Bytes of replies, from 1Mi to 1Gi, that one client leaves unread, or that wait behind one that"
+        " does not come. From 256Ki unread, or an eighth of the limit (at most 16Mi) waiting, its commands wait; when"
+        " those that were already on their way make it more than the limit, it is disconnected.",
+    )
+    unread_messages: Bytes = Field(
+        default="32Mi",
+        description="Bytes, from 1Mi to 1Gi, that one client which has subscribed, or is in MONITOR, leaves unread;"
+        " then it is disconnected.",
+    )
+    parked_size: Bytes = Field(
+        default="64Mi",
+        description="Bytes, from 1Mi to 512Mi, of all commands in one router process that wait for a partition without"
+        " an open gate, or are queued since MULTI. What comes beyond is answered TRYAGAIN, or an error within MULTI. It"
+        " counts in the memory limit of the sidecar: applied live, and pods are replaced one at a time.",
+    )
+    parked_seconds: int = Field(
+        default=8,
+        ge=1,
+        le=300,
+        description="Seconds that a command waits for a partition without an open gate; then it is answered TRYAGAIN.",
+    )
+    idle_seconds: int = Field(
+        default=0,
+        ge=0,
+        le=31_536_000,
+        description="Seconds after which a client that sends nothing, and to which nothing is sent, is disconnected;"
+        " 0: never. As in Redis, clients are spared that wait for a reply, have subscribed, or are in MONITOR; what is"
+        " queued since MULTI is dropped with its client.",
+    )
+
+    @property
+    def parked_bytes(self) -> int:
+        """`parked_size` in bytes."""
+        return parse_bytes(self.parked_size)
+
+
 class Router(Part):
     """The processes in every pod that serve clients."""
 
@@ -70,6 +144,10 @@ class Router(Part):
         le=1_000_000,
         description="Client connections that each router process accepts. Applied live; pods are replaced one at"
         " a time, because the memory limit of the sidecar follows.",
+    )
+    limits: RouterLimits = Field(
+        default_factory=RouterLimits,
+        description="What one client may take of a router. Applied live, without replacing pods, but for parkedSize.",
     )
 
 

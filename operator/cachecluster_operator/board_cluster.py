@@ -166,6 +166,14 @@ _CLIENTS = Row(
             "{{pod}}",
             "Commands that wait for a partition without an open gate.",
         ),
+        Panel(
+            "Clients at their limits",
+            (
+                Query(rate("cachecluster_router_client_pauses_total", OF_CLUSTER), "not read from"),
+                Query(rate("cachecluster_router_disconnected_total", OF_CLUSTER, "reason"), "{{reason}}"),
+            ),
+            "Per second: clients that were not read from for a while, and those disconnected, by the reason.",
+        ),
     ),
 )
 

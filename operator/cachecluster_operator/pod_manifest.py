@@ -58,7 +58,7 @@ FINGERPRINT_DEFAULTS: Json = {
     "replicationFactor": 2,
     "partitions": 16,
     "engine": "valkey",
-    "router": {"workers": 1, "maxClients": 10000},
+    "router": {"workers": 1, "maxClients": 10000, "limits": {"parkedSize": 67108864}},
     "placement": {"zones": "prefer", "nodes": "prefer"},
     "auth": {"secretRef": {"key": "users.acl"}},
 }
@@ -84,6 +84,9 @@ exec s6-svscan "$scan"
 def template_inputs(spec: CacheClusterSpec) -> Json:
     """What the spec says about pods: what its user has set, without `FINGERPRINT_DEFAULTS`."""
     given = spec.model_dump(mode="json", by_alias=True, include=TEMPLATE_FIELDS, exclude_unset=True, exclude_none=True)
+    limits = given.get("router", {}).pop("limits", {})
+    if "parkedSize" in limits:  # all others are applied live, and say nothing about pods
+        given["router"]["limits"] = {"parkedSize": spec.router.limits.parked_bytes}
     return _without(given, FINGERPRINT_DEFAULTS) | {"memory": spec.memory_bytes}
 
 

@@ -325,6 +325,11 @@ _ROUTER_GAUGES = (
 _ROUTER_COUNTERS = (
     ("connections", "connections", "Connections accepted."),
     ("connections_rejected", "rejected", "Connections refused because of router.maxClients."),
+    (
+        "client_pauses",
+        "pauses",
+        "Times that a client was not read from, because of its commands in flight or its unread replies.",
+    ),
     ("received_bytes", "bytesIn", "Bytes read from clients, peers and engines."),
     ("sent_bytes", "bytesOut", "Bytes written to clients, peers and engines."),
     ("relayed", "relayed", "Requests of peer routers, which took them from clients and count them as forwarded."),
@@ -337,4 +342,10 @@ _ROUTER_COUNTERS = (
 _ROUTER_COUNTERS_BY = (
     ("requests", "requests", "kind", "Requests, by how they were served: local, forwarded, split, answered."),
     ("errors", "errors", "kind", "Requests that the router itself refused or could not vouch for, by the reason."),
+    (
+        "disconnected",
+        "disconnected",
+        "reason",
+        "Clients disconnected by router.limits: slow-reader (unreadReplies), messages, request-size, idle.",
+    ),
 )

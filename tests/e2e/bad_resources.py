@@ -64,6 +64,27 @@ REJECTED = (
     ),
     Bad("no router process", "spec.router.workers", {"router": {"workers": 0}}),
     Bad("no clients allowed", "spec.router.maxClients", {"router": {"maxClients": 0}}),
+    Bad(
+        "no command in flight allowed",
+        "spec.router.limits.pipelinedCommands",
+        {"router": {"limits": {"pipelinedCommands": 0}}},
+    ),
+    Bad(
+        "commands shorter than a value",
+        "spec.router.limits.requestSize",
+        {"router": {"limits": {"requestSize": "1023Ki"}}},
+    ),
+    Bad(
+        "replies without end", "spec.router.limits.unreadReplies", {"router": {"limits": {"unreadReplies": 1073741825}}}
+    ),
+    Bad(
+        "no room for messages", "spec.router.limits.unreadMessages", {"router": {"limits": {"unreadMessages": "0.5Mi"}}}
+    ),
+    Bad(
+        "more parked than a peer takes", "spec.router.limits.parkedSize", {"router": {"limits": {"parkedSize": "1Gi"}}}
+    ),
+    Bad("no time to park", "spec.router.limits.parkedSeconds", {"router": {"limits": {"parkedSeconds": 0}}}),
+    Bad("negative time-out", "spec.router.limits.idleSeconds", {"router": {"limits": {"idleSeconds": -1}}}),
     Bad("negative repair delay", "spec.repair.delaySeconds", {"repair": {"delaySeconds": -1}}),
     Bad("no syncs allowed", "spec.repair.maxConcurrentSyncs", {"repair": {"maxConcurrentSyncs": 0}}),
     Bad("given up at once", "spec.lostAfterSeconds", {"lostAfterSeconds": 1}),

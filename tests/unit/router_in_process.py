@@ -127,6 +127,7 @@ class World:
         self.router.confirm = lambda partition, generation: self.confirmed.append((partition, generation))
         self._table = bytearray(pod_table.table_bytes(PARTITIONS))
         self._max_clients = max_clients
+        self.settings: dict[str, Any] = {}
         self.use_routes([0, 1])
         self.router.use_pod_table(memoryview(self._table))
         for partition in range(PARTITIONS):
@@ -139,6 +140,11 @@ class World:
             client.become_peer(2)
             return b"+OK\r\n"
         return BIG
+
+    def change_settings(self, **settings: Any) -> None:
+        """What the agent tells of this pod's partitions from now on."""
+        self.settings |= settings
+        self.use_routes([0, 1])
 
     def use_routes(
         self,
@@ -177,7 +183,7 @@ class World:
                 "replicas": [[]] * PARTITIONS,
                 "inSync": [1] * PARTITIONS,
                 "local": {str(index): {"socket": f"p{index}.sock"} for index in copies},
-                "settings": settings,
+                "settings": settings | self.settings,
             }
         )
 

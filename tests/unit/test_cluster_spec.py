@@ -10,15 +10,18 @@ import yaml
 from tests.e2e.bad_resources import CONDITIONED, GOOD, REJECTED, Bad
 
 from cachecluster_core.engine_config import SETTINGS, complete
-from cachecluster_core.hashring import HashRing
+from cachecluster_core.hashring import Entry, HashRing, State, entry_to_json
+from cachecluster_core.quantity import parse_bytes
 from cachecluster_core.sizing import ENGINE_BASELINE
 from cachecluster_core.spec import InvalidSpec, parse_spec, settings_of, timing_of
+from cachecluster_sidecar.agent.routes import build_routes
 
 pytestmark = pytest.mark.t0
 
 EXAMPLES = sorted(Path("crds/examples").glob("*.yaml"))
 BY_SCHEMA_ONLY = {"setting of the engine not on the list", "unknown field", "a label key with a space"}
 BY_SCHEMA_ONLY |= {"a node label with a bad key"}
+VACANT = Entry(epoch=1, state=State.VACANT)
 
 
 def test_three_lines_are_enough() -> None:
@@ -77,6 +80,48 @@ def test_settings_of_the_map_hold_what_agents_apply() -> None:
     assert config["lazyfree-lazy-user-del"] == "no"
     assert config["maxmemory-samples"] == "5", "a setting that is not given is set back to its default"
     assert settings.maxmemory_cluster == sizing.usable <= 3 * spec.memory_bytes // 2
+
+
+LIMITS = {
+    "pipelinedCommands": 7,
+    "requestSize": "2Mi",
+    "unreadReplies": 3 << 20,
+    "unreadMessages": "4Mi",
+    "parkedSize": "5Mi",
+    "parkedSeconds": 6,
+    "idleSeconds": 60,
+}
+
+
+def test_limits_of_clients_reach_the_routers() -> None:
+    settings = settings_of(parse_spec(GOOD | {"router": {"limits": LIMITS}}))
+    spec = HashRing(name="demo", settings=settings).to_spec()
+    ring = HashRing.from_object({"metadata": {"name": "demo"}, "spec": spec | {"entries": [entry_to_json(VACANT)]}})
+    told = build_routes(ring, "uid", 7379, {}, "9.1.0", {})["settings"]
+    assert told["pipelinedCommands"] == 7 and told["requestMaxBytes"] == 2 << 20
+    assert told["unreadRepliesBytes"] == 3 << 20 and told["unreadMessagesBytes"] == 4 << 20
+    assert told["parkMaxBytes"] == 5 << 20 and told["parkTimeoutMs"] == 6000 and told["idleTimeoutMs"] == 60_000
+
+
+def test_limits_that_nobody_has_set_are_those_of_maps_without_them() -> None:
+    """A map that an operator made before there were limits is not written again for their sake."""
+    settings = settings_of(parse_spec(GOOD))
+    spec = HashRing(name="demo", settings=settings).to_spec() | {"entries": [entry_to_json(VACANT)]}
+    for name in ("pipelinedCommands", "requestMaxBytes", "unreadRepliesBytes", "unreadMessagesBytes", "idleSeconds"):
+        del spec["settings"][name]
+    assert HashRing.from_object({"metadata": {"name": "demo"}, "spec": spec}).settings == settings
+
+
+def test_the_sidecar_has_the_memory_for_what_is_parked() -> None:
+    limits = [
+        parse_bytes(
+            parse_spec(GOOD | {"router": {"workers": 2, "limits": given}}).pod_resources()["sidecar"]["limits"][
+                "memory"
+            ]
+        )
+        for given in ({}, {"parkedSize": "65Mi"}, {name: LIMITS[name] for name in LIMITS if name != "parkedSize"})
+    ]
+    assert limits[1] - limits[0] == 2 << 20 and limits[2] == limits[0]
 
 
 def test_settings_survive_the_map() -> None:

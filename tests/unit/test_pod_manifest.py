@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field
 
 from cachecluster_core.spec import CacheClusterSpec, parse_spec
-from cachecluster_core.spec_parts import Router
+from cachecluster_core.spec_parts import Router, RouterLimits
 from cachecluster_operator import manifests, pod_manifest
 from cachecluster_operator.cluster_key import ClusterKey
 from cachecluster_operator.labels import CLUSTER_LABEL, pod_labels
@@ -167,6 +167,9 @@ def test_a_budget_says_how_many_stay_whatever_the_scale_is() -> None:
         ({"image": "other:2"}, True),
         ({"router": {"workers": 2}}, True),
         ({"podLabels": {"team": "a"}}, True),
+        ({"router": {"limits": {"pipelinedCommands": 5, "unreadReplies": "2Mi", "idleSeconds": 60}}}, False),
+        ({"router": {"limits": {"parkedSize": "65536Ki", "parkedSeconds": 2}}}, False),
+        ({"router": {"limits": {"parkedSize": "65Mi"}}}, True),
         ({"placement": {"zones": "require"}}, True),
         ({"auth": {"secretRef": {"name": "people"}}}, True),
     ],
@@ -205,7 +208,8 @@ def test_fingerprints_are_what_earlier_operators_made_of_the_same_spec(
 def test_what_the_api_server_fills_in_changes_no_fingerprint() -> None:
     """It writes the defaults of its CRD into objects, whatever the operator's are."""
     filled = {
-        "partitions": 16, "engine": "valkey", "router": {"workers": 1, "maxClients": 10000},
+        "partitions": 16, "engine": "valkey",
+        "router": {"workers": 1, "maxClients": 10000, "limits": RouterLimits().model_dump(by_alias=True)},
         "placement": {"zones": "prefer", "nodes": "prefer"},
         "resources": {"redis": {"requests": {}, "limits": {}}, "sidecar": {}}, "nodeSelector": {}, "tolerations": [],
     }  # fmt: skip

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,28 @@ async def test_a_client_that_does_not_read_is_not_read_either(tmp_path: Path) ->
                 assert await client.ask("INCR", "n") == b":1\r\n"
             pid = cluster.pods[0].workers[0].pid
             assert pss_mib(pid) < 300
+
+
+async def test_a_time_out_for_idle_clients_is_set_while_they_are_connected(tmp_path: Path) -> None:
+    """It ends neither one that waits in an engine, nor one that listens, nor the connections between pods."""
+    async with running_cluster(tmp_path) as cluster, AsyncExitStack() as stack:
+        pod, other = cluster.pods
+        key = cluster.keys(1)[0]
+        idle, waiting, listening = [await stack.enter_async_context(conversation(pod.front)) for _ in range(3)]
+        assert await idle.ask("CONFIG", "GET", "timeout") == request("timeout", "0")
+        waiting.send(("BLPOP", key, "0"))
+        assert await listening.ask("SUBSCRIBE", "news") == b"*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n"
+        peers = (await pod.metrics())["peers"]
+        cluster.change_settings(idleTimeoutMs=1000)
+        assert await idle.frame() == b""
+        async with conversation(other.front) as client:
+            assert await client.ask("CONFIG", "GET", "timeout") == request("timeout", "1")
+            client.send(("RPUSH", key, "x"), ("PUBLISH", "news", "y"))
+            await client.frames(2)
+        assert await waiting.frame() == request(key, "x")
+        assert await listening.frame() == request("message", "news", "y")
+        counters = await pod.metrics()
+        assert counters["disconnected"]["idle"] == 1 and counters["peers"] == peers > 0
 
 
 def pss_mib(pid: int) -> float:

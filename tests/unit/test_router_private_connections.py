@@ -131,7 +131,7 @@ async def test_a_crowd_that_waits_moves_without_an_error(tmp_path: Path, engine:
 
 @pytest.mark.parametrize("partition", [0, 1])
 async def test_a_move_long_after_the_one_before_gives_no_error_either(tmp_path: Path, partition: int) -> None:
-    async with running_cluster(tmp_path, parkTimeoutMs=400) as cluster:
+    async with running_cluster(tmp_path, parkTimeoutMs=400, silenceMs=400) as cluster:
         key = cluster.keys(partition)[0]
         async with conversation(cluster.pods[0].front) as client:
             client.send(("BLPOP", key, "0"))

@@ -16,6 +16,7 @@ cdef class Client:
 
     def connection_made(self, transport):
         self.transport = transport
+        self.stirred = True
         transport.set_write_buffer_limits(high=OUTPUT_PAUSE_BYTES)
         keep_alive(transport.get_extra_info("socket"))
         self.account = self.router.account_of("default", nobody=True)
@@ -245,6 +246,7 @@ cdef class Client:
     def buffer_updated(self, Py_ssize_t n):
         self.router.counters.bytes_in += n
         self.reads += 1
+        self.stirred = True
         if self.closing or self.closed:
             return
         if self.rest.len == 0:
@@ -252,11 +254,7 @@ cdef class Client:
         else:
             self.rest.len += n
             self.take_rest()
-            if self.rest.len > C_MAX_REQUEST:
-                log.warning("client %d sent a request of more than %d bytes: disconnected", self.id, MAX_REQUEST_BYTES)
-                self.closing = True
-                self.transport.abort()
-            elif self.rest.len > C_MAX_UNKNOWN and is_nobody(self):
+            if self.rest.len > C_MAX_UNKNOWN and is_nobody(self):
                 self.router.counters.protocol += 1
                 self.refuse(TOO_LONG_FOR_NOBODY)
                 self.closing = True
@@ -285,10 +283,17 @@ cdef class Client:
     cdef Py_ssize_t parse(self, const char* p, Py_ssize_t n):
         """Serve the complete requests at p; returns how many bytes they took."""
         cdef Py_ssize_t start = 0
+        cdef Py_ssize_t most = C_MAX_REQUEST if self.peer else self.router.request_max
         cdef int scanned
         cdef bint served
         while start < n and not self.blocked and not self.closing:
             scanned = scan_request(&self.scan, p + start, n - start)
+            if (n - start if scanned == SCAN_INCOMPLETE else self.scan.pos) > most:
+                log.warning("client %d sent a request of more than %d bytes: disconnected", self.id, most)
+                self.router.counters.too_large += 1
+                self.refuse(b"-ERR Protocol error: a request has more than %d bytes\r\n" % most)
+                self.closing = True
+                break
             if scanned == SCAN_INCOMPLETE:
                 break
             if scanned == SCAN_ERROR:
@@ -465,10 +470,9 @@ cdef class Client:
         r.done = True
         buf_add(&r.reply, p, n)
         self.held += n
-        if self.held > C_OUTPUT_MAX and not self.peer and not self.closing:
+        if self.held > self.router.unread_replies_max and not self.peer and not self.closing:
             log.warning("client %d has too many replies behind one that does not come: disconnected", self.id)
-            self.closing = True
-            self.transport.abort()
+            self.cut(&self.router.counters.slow_readers)
 
     cdef void tell(self, Request r, bytes reply):
         """A reply that this peer has a ticket for, between two others; or in its turn, if the ticket has not left."""
@@ -526,9 +530,12 @@ cdef class Client:
 
     cdef void write_out(self):
         cdef bint listens = self.monitors or self.subs is not None or (self.peer and self.tracking is not None)
-        cdef Py_ssize_t limit = C_LISTENER_MAX if listens else C_OUTPUT_MAX
+        cdef Py_ssize_t limit = self.router.unread_messages_max if listens else self.router.unread_replies_max
+        if self.peer:
+            limit = C_LISTENER_MAX
         if self.out.len == 0:
             return
+        self.stirred = True
         # A peer that relays for many clients is never cut for this: it reads or is gone.
         if (
             self.write_paused
@@ -536,8 +543,7 @@ cdef class Client:
             and self.transport.get_write_buffer_size() + self.out.len > limit
         ):
             log.warning("client %d does not read its replies: disconnected", self.id)
-            self.closing = True
-            self.transport.abort()
+            self.cut(&self.router.counters.slow_listeners if listens else &self.router.counters.slow_readers)
             self.out.len = 0
             return
         self.router.counters.bytes_out += self.out.len
@@ -546,24 +552,54 @@ cdef class Client:
         if self.out.cap > 16384:
             buf_free(&self.out)
 
+    cdef void cut(self, uint64_t* counter):
+        """Disconnect it at once, because it is beyond a limit, and count that for a client."""
+        if not self.peer and not self.transport.is_closing():
+            counter[0] += 1
+        self.closing = True
+        self.transport.abort()
+
+    cdef bint is_idle(self, double now):
+        """Has nothing come or left for longer than it may? One that waits for a reply, or for what may come at any time,
+        is not idle, nor is one that takes its last replies slowly; nor a peer."""
+        cdef Py_ssize_t unwritten
+        if (
+            self.stirred or self.peer or self.over_limit or self.closing or self.closed or self.stalled
+            or self.monitors or self.subs is not None or not self.served()
+        ):
+            self.stirred = False
+            self.idle_since = now
+        if now - self.idle_since <= self.router.idle_timeout:
+            return False
+        unwritten = self.transport.get_write_buffer_size()
+        if unwritten != self.unwritten:
+            self.unwritten = unwritten
+            self.idle_since = now
+            return False
+        return True
+
     cdef void block(self):
         """Neither parse nor read; but to one that waits in an engine we listen, to know when it goes."""
+        if not self.peer and self.has_its_share():
+            self.router.counters.pauses += 1
         self.blocked = True
         if not self.transport.is_closing() and not self.waits_in_engine():
             self.transport.pause_reading()
 
     cdef bint must_wait(self):
-        """Has this client had its share for now?"""
-        cdef Py_ssize_t limit = C_MAX_PEER_PIPELINE if self.peer else C_MAX_PIPELINE
+        """Must its next command wait?"""
         if self.barrier and self.head is None:
             self.barrier = False
+        return self.stalled or self.barrier or self.has_its_share()
+
+    cdef bint has_its_share(self):
+        """Are as many of its commands outstanding, or of its replies unread, as may be?"""
+        cdef Py_ssize_t limit = C_MAX_PEER_PIPELINE if self.peer else self.router.pipeline
         return (
             self.write_paused
-            or self.stalled
-            or self.barrier
             or self.out.len > C_OUTPUT_PAUSE
-            or self.held > C_HELD_PAUSE
-            or self.outstanding >= (limit // 2 if self.blocked else limit)
+            or self.held > (C_HELD_PAUSE if self.peer else self.router.held_pause)
+            or self.outstanding >= (max(1, limit // 2) if self.blocked else limit)
         )
 
     cdef void unblock(self):
@@ -571,7 +607,9 @@ cdef class Client:
         self.take_rest()
         if self.closing:
             self.touch()
-        if (not self.blocked or self.waits_in_engine()) and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if not self.blocked or (self.waits_in_engine() and self.rest.len <= C_OUTPUT_PAUSE):
             self.transport.resume_reading()
 
 

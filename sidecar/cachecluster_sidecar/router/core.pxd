@@ -443,6 +443,9 @@ cdef class Client:
     cdef bint write_paused
     cdef bint stalled            # waits until a backend's socket takes more
     cdef bint touched            # has replies to write
+    cdef bint stirred            # something came or was written since it was last looked for idle ones
+    cdef double idle_since
+    cdef Py_ssize_t unwritten    # replies that the socket had not taken when its time was over before
     cdef Queue queue             # since its MULTI; None outside a transaction
     cdef readonly bint watching  # since a WATCH, until its EXEC
     cdef bint spoiled            # what it watches was lost sight of: EXEC executes nothing
@@ -502,6 +505,9 @@ cdef class Client:
     cdef void write_out(self)
     cdef void block(self)
     cdef bint must_wait(self)
+    cdef bint has_its_share(self)
+    cdef void cut(self, uint64_t* counter)
+    cdef bint is_idle(self, double now)
     cdef void unblock(self)
 
 
@@ -523,6 +529,11 @@ cdef struct Counters:
     uint64_t parked_total
     uint64_t connections
     uint64_t rejected
+    uint64_t pauses
+    uint64_t slow_readers
+    uint64_t slow_listeners
+    uint64_t too_large
+    uint64_t idlers
     uint64_t bytes_in
     uint64_t bytes_out
     uint64_t messages
@@ -567,6 +578,14 @@ cdef class Router:
     cdef Py_ssize_t queued_bytes         # of all clients since their MULTI
     cdef Py_ssize_t max_parked_bytes     # of both together
     cdef double park_timeout
+    cdef double silence
+    cdef Py_ssize_t pipeline             # these and the next ones of one client
+    cdef readonly Py_ssize_t request_max
+    cdef readonly Py_ssize_t unread_replies_max
+    cdef readonly Py_ssize_t unread_messages_max
+    cdef Py_ssize_t held_pause
+    cdef readonly double idle_timeout    # 0: none
+    cdef double idle_due
     cdef bint sync                       # writes are answered when every required copy has them
     cdef bint committed_reads            # and what reads tell as well
     cdef int min_in_sync
@@ -580,6 +599,8 @@ cdef class Router:
     cdef object tick_timer
 
     cdef void use_durability(self, dict settings)
+    cdef void use_limits(self, dict settings)
+    cdef void look_for_idle(self, double now)
     cdef void make_lines(self, int partitions)
     cdef void use_members(self, dict members)
     cdef void use_copy(self, Partition p, dict copy)

@@ -87,6 +87,10 @@ class Router:
     clients: dict[int, Client]
     client_count: int
     peer_count: int
+    request_max: int
+    unread_replies_max: int
+    unread_messages_max: int
+    idle_timeout: float
     stopping: bool
     def __init__(
         self,

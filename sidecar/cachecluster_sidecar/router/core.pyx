@@ -126,11 +126,12 @@ cdef enum:
 SHARED_BUFFER_BYTES = 262144
 """Every connection reads into this one buffer; only what is incomplete is copied."""
 MAX_PIPELINE = C_MAX_PIPELINE
-"""Commands of one client that may be outstanding; then its socket is not read until half of them are answered."""
+"""Commands of one client that may be outstanding; then its socket is not read until half of them are answered. As long as
+the routes say nothing else, like the other limits of a client."""
 MAX_PEER_PIPELINE = C_MAX_PEER_PIPELINE
 """The same for a peer router, which carries the commands of many clients."""
 MAX_REQUEST_BYTES = C_MAX_REQUEST
-"""One request, or what is kept of a client's requests that wait; then the client is disconnected."""
+"""One request; then the client is disconnected."""
 MAX_EVERYWHERE_BYTES = C_MAX_EVERYWHERE
 """A command that goes to every partition."""
 MAX_EVERYWHERE_ARGUMENTS = C_MAX_EVERYWHERE_ARGS
@@ -140,13 +141,17 @@ KEEP_ALIVE_S = 300
 OUTPUT_PAUSE_BYTES = C_OUTPUT_PAUSE
 """Replies that the socket has not taken yet, per client; then its commands wait."""
 HELD_PAUSE_BYTES = C_HELD_PAUSE
-"""Replies whose turn has not come, per client; then its commands wait."""
+"""Replies whose turn has not come, per client; then its commands wait. With less room for them from an eighth of it on."""
 OUTPUT_MAX_BYTES = C_OUTPUT_MAX
 """The same bound for replies to commands that were already on their way; then the client is disconnected."""
 LISTENER_MAX_BYTES = C_LISTENER_MAX
 """Messages that a client which has subscribed has not read (Redis' limit for pubsub clients); then it is disconnected."""
 BACKEND_PAUSE_BYTES = C_BACKEND_PAUSE
 """Commands that a backend's socket has not taken yet; then clients that send more to it are not read."""
+IDLE_LOOK_S = 1.0
+"""How often it is looked who is idle; with a short time-out four times as often as that."""
+SILENCE_S = 8.0
+"""How long a backend may be silent that has something to answer: a peer, and an engine whose gate is not open."""
 CONNECT_TIMEOUT_S = 1.0
 """Connecting to a backend and being greeted by it."""
 PEER_SILENCE_S = 1.0

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from .core import Client, Router
+from .resp import MAX_BULK_BYTES
 
 STARTED = time.monotonic()
 STARTED_AT = int(time.time())
@@ -26,15 +27,19 @@ def config(router: Router, client: Client) -> dict[str, str]:
     settings = _settings(router)
     return {
         "appendonly": "no",
+        "client-output-buffer-limit": (
+            f"normal {router.unread_replies_max} 0 0 slave 0 0 0 pubsub {router.unread_messages_max} 0 0"
+        ),
+        "client-query-buffer-limit": str(router.request_max),
         "cluster-enabled": "yes" if client.cluster else "no",
         "databases": "1",
         "maxclients": str(settings["maxClients"]),
         "maxmemory": str(settings["maxmemory"]),
         "maxmemory-policy": settings["evictionPolicy"],
-        "proto-max-bulk-len": "536870912",
+        "proto-max-bulk-len": str(min(MAX_BULK_BYTES, router.request_max)),
         "save": "",
         "tcp-keepalive": "300",
-        "timeout": "0",
+        "timeout": str(round(router.idle_timeout)),
     }
 
 
@@ -82,6 +87,7 @@ def _sections(router: Router, client: Client) -> dict[str, dict[str, object]]:
     settings = _settings(router)
     counters = router.metrics_kept()
     requests = sum(counters["requests"].values())
+    cut = counters["disconnected"]
     return {
         "Server": {
             **engine_version(router),
@@ -107,6 +113,8 @@ def _sections(router: Router, client: Client) -> dict[str, dict[str, object]]:
             "rejected_connections": counters["rejected"],
             "total_net_input_bytes": counters["bytesIn"],
             "total_net_output_bytes": counters["bytesOut"],
+            "client_query_buffer_limit_disconnections": cut["request-size"],
+            "client_output_buffer_limit_disconnections": cut["slow-reader"] + cut["messages"],
         },
         "Replication": {"role": "master", "connected_slaves": 0},
         "Cluster": {"cluster_enabled": int(client.cluster)},

@@ -132,7 +132,7 @@ cdef class Private(Backend):
         elif 0 < self.cut_at < now:
             self.lose("the gate was shut and the engine did not answer")
         else:
-            if now - self.heard > self.router.park_timeout and not p.may_serve():
+            if now - self.heard > self.router.silence and not p.may_serve():
                 self.end(False)
             if self.unblocking is not None and self.sent.head is not None:
                 self.say_unblock(p.controlled(self.target), now)

@@ -25,6 +25,7 @@ cdef class Router:
         self.park_timeout = 8.0
         self.max_clients = 10000
         self.max_parked_bytes = 67108864
+        self.use_limits({})
 
     def client(self, bint cluster):
         """A protocol for a connection to the cluster port or the front port."""
@@ -53,6 +54,7 @@ cdef class Router:
         self.park_timeout = settings["parkTimeoutMs"] / 1000
         self.max_parked_bytes = settings["parkMaxBytes"]
         self.max_clients = settings["maxClients"]
+        self.use_limits(settings)
         self.use_durability(settings)
         self.use_members(routes["members"])
         for p in self.lines:
@@ -73,6 +75,17 @@ cdef class Router:
         self.committed_reads = settings.get("committedReads", False)
         self.min_in_sync = settings.get("minInSync", 1)
         self.ack_timeout = settings.get("ackTimeoutMs", 3000) / 1000
+
+    cdef void use_limits(self, dict settings):
+        """What one client may take from now on, and how long backends may be silent."""
+        self.silence = settings.get("silenceMs", SILENCE_S * 1000) / 1000
+        self.pipeline = settings.get("pipelinedCommands", MAX_PIPELINE)
+        self.request_max = settings.get("requestMaxBytes", MAX_REQUEST_BYTES)
+        self.unread_replies_max = settings.get("unreadRepliesBytes", OUTPUT_MAX_BYTES)
+        self.unread_messages_max = settings.get("unreadMessagesBytes", LISTENER_MAX_BYTES)
+        self.held_pause = min(HELD_PAUSE_BYTES, self.unread_replies_max // 8)
+        self.idle_timeout = settings.get("idleTimeoutMs", 0) / 1000
+        self.idle_due = 0
 
     cdef void make_lines(self, int partitions):
         self.partitions = partitions
@@ -503,7 +516,17 @@ cdef class Router:
             self.look_at_target(target, now)
         self.look_at_retired(now)
         self.hub.look_after(now)
+        if self.idle_timeout > 0 and now >= self.idle_due:
+            self.look_for_idle(now)
         self.settle_touched()
+
+    cdef void look_for_idle(self, double now):
+        """Disconnect the clients that are idle for too long."""
+        cdef Client c
+        self.idle_due = now + min(IDLE_LOOK_S, self.idle_timeout / 4)
+        for c in list(self.clients.values()):
+            if c.is_idle(now):
+                c.cut(&self.counters.idlers)
 
     cdef void look_at_target(self, Target target, double now):
         if target.two is not None:
@@ -537,9 +560,9 @@ cdef class Router:
             p = <Partition>self.lines[b.target.partition]
             if p.carrier is b.target and p.cut_at > 0 and now > p.cut_at:
                 b.lose("the gate was shut and the engine did not answer")
-            elif silent > self.park_timeout and not p.may_serve():
+            elif silent > self.silence and not p.may_serve():
                 b.lose("the engine did not answer and the gate is not open")
-        elif (b.sent.head is not None or b.held) and silent > self.park_timeout + (
+        elif (b.sent.head is not None or b.held) and silent > self.silence + (
             0 if b.sent.head is not None else self.ack_timeout
         ):
             b.lose("it was silent")
@@ -599,7 +622,7 @@ cdef class Router:
 
     def give_up_parked(self, bint forwarded):
         """Answer what is parked: this router will not serve it any more. What waits for another pod only when
-        `forwarded`; then nothing is parked from here on."""
+        `forwarded`; then nothing is parked from here on, and no backend waited for."""
         cdef Partition p
         cdef double patience = self.park_timeout
         self.park_timeout = -1.0
@@ -608,7 +631,9 @@ cdef class Router:
                 p.expire(seconds())
             if forwarded:
                 p.commit.give_up("the router ended")
-        if not forwarded:
+        if forwarded:
+            self.silence = -1.0
+        else:
             self.park_timeout = patience
         self.settle_touched()
 
@@ -661,6 +686,11 @@ cdef class Router:
             "peers": self.peer_count,
             "connections": c.connections,
             "rejected": c.rejected,
+            "disconnected": {
+                "slow-reader": c.slow_readers, "messages": c.slow_listeners, "request-size": c.too_large,
+                "idle": c.idlers,
+            },
+            "pauses": c.pauses,
             "bytesIn": c.bytes_in,
             "bytesOut": c.bytes_out,
             "parked": self.parked,
