@@ -70,7 +70,7 @@ LIMITED_SIZES = {
     "unreadMessages": ("1Mi", "1Gi"),
     "parkedSize": ("1Mi", "512Mi"),
 }
-"""The least and the most that these fields of `RouterLimits` may be. An engine takes no argument above 512Mi, and what is
+"""The least and the most that these fields of `RouterLimits` may be. No argument may have more than 512Mi, and what is
 parked may be one transaction, which goes to another pod as one argument."""
 
 

@@ -78,7 +78,7 @@ REJECTED = (
         "replies without end", "spec.router.limits.unreadReplies", {"router": {"limits": {"unreadReplies": 1073741825}}}
     ),
     Bad(
-        "no room for messages", "spec.router.limits.unreadMessages", {"router": {"limits": {"unreadMessages": "0.5Mi"}}}
+        "no room for messages", "spec.router.limits.unreadMessages", {"router": {"limits": {"unreadMessages": "1000k"}}}
     ),
     Bad(
         "more parked than a peer takes", "spec.router.limits.parkedSize", {"router": {"limits": {"parkedSize": "1Gi"}}}
