@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.unit.router_conversation import request
 from tests.unit.router_in_process import BIG, Transport, World, connected_engine, key_of
-from tests.unit.router_support import request
 
 from cachecluster_core.hashring import Settings
 from cachecluster_sidecar.router import core, info

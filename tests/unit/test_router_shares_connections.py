@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.unit.router_support import Conversation, Pod, conversation, conversations, running_cluster, until
+from tests.unit.router_conversation import Conversation, conversation, conversations
+from tests.unit.router_support import Pod, running_cluster, until
 
 from cachecluster_sidecar.router.main import WORKER_BITS
 from cachecluster_sidecar.router.share import Listener
