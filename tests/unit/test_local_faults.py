@@ -93,11 +93,33 @@ def fault(local: LocalProcess) -> Iterator[Fault]:
     assert min(watch.result["samples"].values()) > 0, watch.result["samples"]
 
 
-def test_the_redis_process_of_a_primary_is_killed(fault: Fault) -> None:
+@contextlib.contextmanager
+def scans_under_way(local: LocalProcess, key: str) -> Iterator[None]:
+    """A hash, a set and a sorted set of which a part was scanned before; in the end nothing of them was missed."""
+    members = {f"m{number}": number for number in range(4000)}
+    with plain_client(local.endpoints().plain[0]) as client:
+        client.hset(f"{{{key}}}h", mapping=members)
+        client.sadd(f"{{{key}}}s", *members)
+        client.zadd(f"{{{key}}}z", members)
+        wait_replicated(local)
+        scans = [
+            client.hscan_iter(f"{{{key}}}h", count=100),
+            client.sscan_iter(f"{{{key}}}s", count=100),
+            client.zscan_iter(f"{{{key}}}z", count=100),
+        ]
+        found = [[next(scan) for _ in range(2000)] for scan in scans]
+        yield
+        for scan, known in zip(scans, found, strict=True):
+            assert len({it[0] if isinstance(it, tuple) else it for it in (*known, *scan)}) == len(members)
+
+
+def test_the_redis_process_of_a_primary_is_killed_and_what_is_scanned_goes_on_without_a_gap(fault: Fault) -> None:
     pod = fault.local.primary_of(3)
     engine = fault.local.node(pod)["pids"]["engines"]["3"]
     dead = fault.copies_on(pod, 3)
-    fault.strike("kill -9 of a primary's redis", lambda: fault.local.signal([engine]))
+    key = next(key for key in fault.keys if partition_of_key(key.encode(), PARTITIONS) == 3)
+    with scans_under_way(fault.local, key):
+        fault.strike("kill -9 of a primary's redis", lambda: fault.local.signal([engine]))
     fault.check_nothing_lost()
     fault.repaired(dead)
     wait_until(

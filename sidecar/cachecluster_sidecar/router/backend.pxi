@@ -131,8 +131,13 @@ cdef class Backend:
     cdef void add(self, Request r, const char* frame, Py_ssize_t n):
         """Add a command to this tick's batch."""
         cdef Partition p = <Partition>self.router.lines[r.partition]
+        cdef bytes understood
         if self.refused is not None and r.partition in self.refused:
             self.resume(r.partition)
+        if r.scans:
+            understood = with_cursors_of(self.target, p, r, frame, n)
+            if understood is not None:
+                frame, n = PyBytes_AS_STRING(understood), PyBytes_GET_SIZE(understood)
         if r.keyless or r.link:
             self.add_wrapped(r, frame, n)
         else:
@@ -339,7 +344,7 @@ cdef class Backend:
 
     cdef void take_reply(self, Request r, const char* frame, Py_ssize_t n, list late):
         cdef Partition p
-        cdef bytes aborted
+        cdef bytes aborted, tagged
         cdef bint alone
         if r.internal != NOT_INTERNAL:
             self.take_internal(r, frame, n)
@@ -352,6 +357,9 @@ cdef class Backend:
         if r.refused is not None:
             aborted = abort_reason(r)
             frame, n = PyBytes_AS_STRING(aborted), PyBytes_GET_SIZE(aborted)
+        if r.tag:
+            tagged = with_tagged_cursors(p, r, frame, n)
+            frame, n = PyBytes_AS_STRING(tagged), PyBytes_GET_SIZE(tagged)
         self.left(p)
         if frame[0] == c"-" and n > 8 and memcmp(frame, b"-CC", 3) == 0 and self.take_word(r, p, frame, n):
             pass

@@ -18,6 +18,7 @@ cdef enum Kind:
     KIND_PUBSUB = 10     # PUBLISH, PUBSUB, SUBSCRIBE and its kin
     KIND_TRACKING = 11   # CLIENT TRACKING, CLIENT CACHING
     KIND_WAIT = 12       # WAIT
+    KIND_MEMBERS = 13    # as KIND_KEYS, with a cursor of one process: HSCAN, SSCAN, ZSCAN
 
 cdef enum Merge:
     MERGE_ARRAY = 0      # MGET: elements in the order of the keys

@@ -23,6 +23,7 @@ KINDS = {
     "pubsub": KIND_PUBSUB,
     "tracking": KIND_TRACKING,
     "wait": KIND_WAIT,
+    "members": KIND_MEMBERS,
 }
 MERGES = {
     "mget": MERGE_ARRAY,

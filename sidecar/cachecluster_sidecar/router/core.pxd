@@ -36,6 +36,10 @@ cdef class Request:
     cdef bint keyless            # its bytes do not tell the partition: a peer has to be told
     cdef int queued              # of a transaction: replies of the engine before the one that counts
     cdef int to_skip             # those of them that have not come yet
+    cdef bint scans              # it has cursors of members in it, or may have
+    cdef bytes original          # with the client's cursors; None: they were never changed
+    cdef int tag                 # of the process that it was sent to with cursors of its own; 0: with none
+    cdef set scanned             # of a transaction: which of its replies tell cursors
     cdef bytes refused           # the first of them that was an error
     cdef uint64_t link           # the private connection it goes on; 0: the shared one
     cdef bint fresh              # that connection is made if there is none; otherwise it must still be there
@@ -259,7 +263,7 @@ cdef class Partition:
     cdef bint mine               # the primary is on this pod
     cdef bint here               # it is announced at this pod, and counts here
     cdef bint stands_in          # its commands are taken for the primary's pod, which is leaving
-    cdef int tag                 # of the process that serves: cursors of SCAN are of one process
+    cdef int tag                 # of the process that serves: cursors are of one process
     cdef Target engine           # the local copy, or None
     cdef Target owner            # where its commands go now; None: nowhere
     cdef Target carrier          # where those in flight went

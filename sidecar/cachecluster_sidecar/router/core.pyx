@@ -18,6 +18,7 @@ The parts, each with one job:
     wait.pxi        WAIT: how many copies have what a client has written
     tracking.pxi    CLIENT TRACKING: who has read what, and is told of changes
     scan.pxi        SCAN over all partitions
+    members.pxi     HSCAN, SSCAN and ZSCAN: cursors of the process that serves
     commit.pxi      replies that wait until the copies have acknowledged what they tell
     router.pxi      routes, the tick, counters
 """
@@ -57,6 +58,7 @@ from .command_table cimport (
     KIND_KEYS,
     KIND_LATER,
     KIND_LOCAL,
+    KIND_MEMBERS,
     KIND_PUBSUB,
     KIND_REFUSED,
     KIND_SCAN,
@@ -224,5 +226,6 @@ include "wait.pxi"
 include "tracking.pxi"
 include "pubsub.pxi"
 include "scan.pxi"
+include "members.pxi"
 include "commit.pxi"
 include "router.pxi"

@@ -48,6 +48,9 @@ cdef bint serve(Client c, const char* frame, Py_ssize_t n):
         return True
     if command.kind == KIND_KEYS or command.kind == KIND_SPLIT or command.kind == KIND_WATCH:
         return serve_keys(c, command, frame, n)
+    if command.kind == KIND_MEMBERS:
+        serve_members(c, command, frame, n)
+        return True
     if command.kind == KIND_ALL:
         serve_all(c, command, frame, n)
         return True
@@ -187,9 +190,11 @@ cdef bint serve_here(Client c, Command* command, const char* frame, Py_ssize_t n
     return True
 
 
-cdef void forward(Client c, int slot, bint write, const char* frame, Py_ssize_t n, int queued=-1):
+cdef void forward(
+    Client c, int slot, bint write, const char* frame, Py_ssize_t n, int queued=-1, bint scans=False
+):
     """Send a command to the partition of its slot, or keep it for EXEC. `queued`: its bytes do not tell the slot, and so
-    many replies of the engine come before the one that counts."""
+    many replies of the engine come before the one that counts. `scans`: it has a cursor of members."""
     cdef Partition p = admitted(c, slot)
     cdef Request r
     if p is None:
@@ -198,6 +203,7 @@ cdef void forward(Client c, int slot, bint write, const char* frame, Py_ssize_t 
         c.queue.take(c, slot, write, frame, n)
         return
     r = expect(c, p, slot, write)
+    r.scans = scans or queued > 0
     if queued >= 0:
         r.keyless = True
         r.queued = queued

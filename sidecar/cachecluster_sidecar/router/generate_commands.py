@@ -147,6 +147,7 @@ KINDS = {
     "local": overlay.LOCAL,
     "all": overlay.ALL,
     "scan": overlay.SCAN,
+    "members": overlay.MEMBERS,
     "transaction": overlay.TRANSACTION,
     "watch": overlay.WATCH,
     "pubsub": overlay.PUBSUB,
@@ -187,11 +188,11 @@ def routing_entry(name: str, command: Json) -> Json:
         entry["hint"] = hint
     if kind not in UNTIMED:
         entry["family"] = overlay.FAMILIES.get(command["doc"]["group"], "other")
-    if kind in ("keys", "split", "all", "scan"):
+    if kind in ("keys", "split", "all", "scan", "members"):
         entry["write"] = "readonly" not in command["flags"] and name not in overlay.READS
     if kind == "pubsub":
         entry["write"] = name == "publish"
-    if kind in ("keys", "split", "watch"):
+    if kind in ("keys", "split", "watch", "members"):
         keys = [spec for spec in map(key_spec, command["specs"]) if spec is not None]
         entry["keys"] = keys + overlay.EXTRA_KEYS.get(name, [])
     if kind == "keys" and "blocking" in command["flags"]:

@@ -48,6 +48,9 @@ ALL = (
 SCAN = ("scan",)
 """Commands that go to one partition after the other, by a cursor."""
 
+MEMBERS = ("hscan", "sscan", "zscan")
+"""Commands that go through the members of a key, by a cursor that only the process understands which gave it."""
+
 LOCAL = (
     "acl|cat",
     "acl|genpass",

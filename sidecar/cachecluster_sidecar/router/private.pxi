@@ -245,6 +245,7 @@ cdef void serve_link(Client c, list arguments):
     r = expect(c, p, int(slot), arguments[5] == b"w")
     r.queued = int(replies)
     r.link = int(number)
+    r.scans = r.queued > 0 and not is_wait(r)
     r.fresh = arguments[3] == b"new"
     c.give_ticket(r)
     p.submit(r, PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece))
@@ -318,6 +319,7 @@ cdef void execute_watched(Client c, bint write, bytes body, int replies):
     r = expect(c, p, c.watched, write)
     r.keyless = True
     r.queued = replies
+    r.scans = True
     r.link = 2 * c.id
     p.submit(r, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
     c.barrier = True

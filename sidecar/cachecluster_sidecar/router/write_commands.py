@@ -34,6 +34,7 @@ HOW = {
     "split": "split",
     "all": "all partitions",
     "scan": "all partitions",
+    "members": "by key",
     "transaction": "transaction",
     "watch": "transaction",
     "pubsub": "pub/sub",
@@ -47,11 +48,13 @@ NOTES = {
     "sort_patterns": "without BY and GET patterns of other keys",
 }
 BLOCKS_NOTE = "waits on a connection of its own, and when the primary moves at the new one, for the time that is left"
+MEMBERS_NOTE = "another process' members are told again; in scripts the cursor is the engine's own"
 SCRIPT_NOTE = "where its keys are; without keys on any partition, of the pod if it leads one"
 NUMBERS_NOTE = "routers that listen, not clients"
 NAMED_NOTES = {
     "client|tracking": "on every pod, wherever a key is changed; everything is invalid when a primary changes; with "
     "NOLOOP own changes are told as well; REDIRECT to a client of the same pod; redis-py caches only with Redis 7.4",
+    "hscan": MEMBERS_NOTE,
     "monitor": "what clients of this router send, when it comes; arguments cut at 128 bytes, no scripts",
     "psubscribe": "at most 128 patterns a client; not between MULTI and EXEC",
     "publish": "to one engine, which keeps the order of the channel; answers how many routers of its pod passed it on; "
@@ -60,10 +63,12 @@ NAMED_NOTES = {
     "pubsub|numsub": NUMBERS_NOTE,
     "pubsub|shardnumsub": NUMBERS_NOTE,
     "scan": "one partition after the other; another process' keys are told again",
+    "sscan": MEMBERS_NOTE,
     "ssubscribe": "on any pod, for any shard channel; it stays when the slot moves",
     "subscribe": "at most 1,024 names at once and 16,384 a client; not between MULTI and EXEC",
     "wait": "counts in each partition that the client has written to, at its primary of now; answers the least count",
     "watch": "all keys in one slot; when the primary changes before EXEC, EXEC executes nothing",
+    "zscan": MEMBERS_NOTE,
 }
 
 
