@@ -19,6 +19,7 @@ cdef enum Kind:
     KIND_TRACKING = 11   # CLIENT TRACKING, CLIENT CACHING
     KIND_WAIT = 12       # WAIT
     KIND_MEMBERS = 13    # as KIND_KEYS, with a cursor of one process: HSCAN, SSCAN, ZSCAN
+    KIND_SLOT = 14       # CLUSTER COUNTKEYSINSLOT, GETKEYSINSLOT
 
 cdef enum Merge:
     MERGE_ARRAY = 0      # MGET: elements in the order of the keys
@@ -30,6 +31,7 @@ cdef enum Merge:
     MERGE_SCAN = 7       # SCAN: with the client's cursor
     MERGE_LEAST = 6      # SCRIPT EXISTS: element by element
     MERGE_FEWEST = 8     # WAIT: the least of integers
+    MERGE_SLOT = 9       # CLUSTER COUNTKEYSINSLOT, GETKEYSINSLOT: of all steps of a scan
 
 # What commands are told apart by where they are timed.
 cdef enum Family:

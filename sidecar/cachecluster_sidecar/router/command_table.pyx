@@ -24,6 +24,7 @@ KINDS = {
     "tracking": KIND_TRACKING,
     "wait": KIND_WAIT,
     "members": KIND_MEMBERS,
+    "slot": KIND_SLOT,
 }
 MERGES = {
     "mget": MERGE_ARRAY,
@@ -43,6 +44,8 @@ MERGES = {
     "function|restore": MERGE_OK,
     "script|exists": MERGE_LEAST,
     "wait": MERGE_FEWEST,
+    "cluster|countkeysinslot": MERGE_SLOT,
+    "cluster|getkeysinslot": MERGE_SLOT,
 }
 FAMILIES = {
     "other": FAMILY_OTHER,

@@ -79,11 +79,28 @@ cdef class Split:
     cdef list replies            # by part; None until it came
     cdef list part_of_key        # for MGET: which part answers the key, by key
     cdef int tag                 # for SCAN: of the partition when it was asked
+    cdef SlotScan looks          # what it looks for, step by step; None: one reply of each part is all
 
     cdef bytes merged(self)
     cdef bytes merged_error(self)
     cdef bytes merged_array(self)
     cdef bytes merged_rest(self)
+
+
+# A search for the keys of one slot.
+cdef class SlotScan:
+    cdef int slot
+    cdef bint counts             # only how many
+    cdef long long most          # that are wanted
+    cdef set found               # these keys, or hashes of them
+    cdef long long total
+    cdef Py_ssize_t size         # bytes of all keys found
+
+    cdef void begin(self)
+    cdef object take(self, bytes reply)
+    cdef void note(self, bytes key)
+    cdef bint is_full(self)
+    cdef bytes answer(self)
 
 
 # Where commands go: the engine process of a local copy, or the cluster port of another pod.

@@ -19,6 +19,7 @@ The parts, each with one job:
     tracking.pxi    CLIENT TRACKING: who has read what, and is told of changes
     scan.pxi        SCAN over all partitions
     members.pxi     HSCAN, SSCAN and ZSCAN: cursors of the process that serves
+    slot_scan.pxi   CLUSTER COUNTKEYSINSLOT and GETKEYSINSLOT: a scan for the keys of one slot
     commit.pxi      replies that wait until the copies have acknowledged what they tell
     router.pxi      routes, the tick, counters
 """
@@ -62,6 +63,7 @@ from .command_table cimport (
     KIND_PUBSUB,
     KIND_REFUSED,
     KIND_SCAN,
+    KIND_SLOT,
     KIND_SPLIT,
     KIND_TRACKING,
     KIND_TRANSACTION,
@@ -76,6 +78,7 @@ from .command_table cimport (
     MERGE_OK,
     MERGE_SAME,
     MERGE_SCAN,
+    MERGE_SLOT,
     MERGE_SUM,
     Command,
     CommandTable,
@@ -227,5 +230,6 @@ include "tracking.pxi"
 include "pubsub.pxi"
 include "scan.pxi"
 include "members.pxi"
+include "slot_scan.pxi"
 include "commit.pxi"
 include "router.pxi"

@@ -57,6 +57,8 @@ cdef bint serve(Client c, const char* frame, Py_ssize_t n):
     if command.kind == KIND_SCAN:
         serve_scan(c, command, frame, n)
         return True
+    if command.kind == KIND_SLOT:
+        return serve_slot(c, command, frame, n)
     if command.kind == KIND_LOCAL:
         return serve_here(c, command, frame, n)
     if command.kind == KIND_PUBSUB:

@@ -148,6 +148,7 @@ KINDS = {
     "all": overlay.ALL,
     "scan": overlay.SCAN,
     "members": overlay.MEMBERS,
+    "slot": overlay.SLOT,
     "transaction": overlay.TRANSACTION,
     "watch": overlay.WATCH,
     "pubsub": overlay.PUBSUB,

@@ -51,6 +51,9 @@ SCAN = ("scan",)
 MEMBERS = ("hscan", "sscan", "zscan")
 """Commands that go through the members of a key, by a cursor that only the process understands which gave it."""
 
+SLOT = ("cluster|countkeysinslot", "cluster|getkeysinslot")
+"""Commands about the keys of one slot: its partition is scanned for them."""
+
 LOCAL = (
     "acl|cat",
     "acl|genpass",
@@ -111,8 +114,6 @@ TRANSACTION = ("multi", "exec", "discard")
 
 LATER = (
     "acl|dryrun",
-    "cluster|countkeysinslot",
-    "cluster|getkeysinslot",
     "clusterscan",
     "command|getkeysandflags",
     "function",

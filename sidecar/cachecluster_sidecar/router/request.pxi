@@ -98,6 +98,8 @@ cdef class Split:
             heads = [reply.index(b"\n") + 1 for reply in self.replies]
             total = sum([int(reply[1 : at - 2]) for reply, at in zip(self.replies, heads)])
             return b"*%d\r\n" % total + b"".join([reply[at:] for reply, at in zip(self.replies, heads)])
+        if self.merge == MERGE_SLOT:
+            return self.looks.answer()
         if self.merge == MERGE_FEWEST:
             return least_count(self)
         if self.merge == MERGE_ANY:

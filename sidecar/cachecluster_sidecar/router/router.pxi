@@ -312,7 +312,7 @@ cdef class Router:
         if is_wait(r) and p[0] == c":":
             note_copies(r.client, r.partition, p)
         split.waiting -= 1
-        if split.waiting == 0:
+        if split.waiting == 0 and (split.looks is None or not goes_on(split)):
             r.client.waits = None
             data = split.merged()
             split.parent.split = None

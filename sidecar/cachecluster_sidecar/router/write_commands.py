@@ -35,6 +35,7 @@ HOW = {
     "all": "all partitions",
     "scan": "all partitions",
     "members": "by key",
+    "slot": "router",
     "transaction": "transaction",
     "watch": "transaction",
     "pubsub": "pub/sub",
@@ -49,9 +50,12 @@ NOTES = {
 }
 BLOCKS_NOTE = "waits on a connection of its own, and when the primary moves at the new one, for the time that is left"
 MEMBERS_NOTE = "another process' members are told again; in scripts the cursor is the engine's own"
+SLOT_NOTE = "scans the slot's partition in steps, so it takes time; nothing on cluster ports of other pods"
 SCRIPT_NOTE = "where its keys are; without keys on any partition, of the pod if it leads one"
 NUMBERS_NOTE = "routers that listen, not clients"
 NAMED_NOTES = {
+    "cluster|countkeysinslot": SLOT_NOTE,
+    "cluster|getkeysinslot": SLOT_NOTE,
     "client|tracking": "on every pod, wherever a key is changed; everything is invalid when a primary changes; with "
     "NOLOOP own changes are told as well; REDIRECT to a client of the same pod; redis-py caches only with Redis 7.4",
     "hscan": MEMBERS_NOTE,
