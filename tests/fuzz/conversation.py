@@ -9,6 +9,7 @@ nothing is left in flight.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -26,6 +27,13 @@ from cachecluster_sidecar.router.resp import ProtocolError, ReplyFeed, encode_re
 TOKEN = b"token"
 TOO_MANY = b"-ERR max number of clients reached\r\n"
 KEYS = [key_of(0), key_of(1), key_of(0) + "{", "{" + key_of(1) + "}x"]
+MEMBERS = (b"hscan", b"sscan", b"zscan")
+SCANNED = 1 << 30
+"""The cursor with which an engine of ours goes on after the first step."""
+TAGGED = re.compile(rb"\*2\r\n\$\d+\r\n(\d+)\r\n(?=\*1\r\n\$8\r\n)")
+"""A reply of HSCAN, or one in the reply of EXEC, up to its cursor."""
+SHOWN = re.compile(rb"\+\d+\.\d{6} \[0 127\.0\.0\.1:50000\] \"")
+"""How a line of MONITOR begins."""
 COUNTED = (b"del", b"unlink", b"exists", b"touch")
 NULLS = (b"*-1\r\n", b"_\r\n")
 COMMANDS: list[Callable[[str, str], bytes]] = [
@@ -73,6 +81,15 @@ COMMANDS: list[Callable[[str, str], bytes]] = [
     lambda a, b: request("CLIENT", "TRACKING", "ON", "OPTIN") + request("CLIENT", "CACHING", "YES") + request("GET", a),
     lambda a, b: request("CLIENT", "TRACKING", "OFF"),
     lambda a, b: request("CLIENT", "REPLY", "ON"),
+    lambda a, b: request("WAIT", "1", "0"),
+    lambda a, b: request("SET", a, b) + request("WAIT", "2", "5"),
+    lambda a, b: request("MONITOR"),
+    lambda a, b: request("HSCAN", a, "0"),
+    lambda a, b: request("HSCAN", a, str(1 << 46 | tag_of("uid-0.run"))) + request("SSCAN", b, "77"),
+    lambda a, b: request("MULTI") + request("HSCAN", a, "0") + request("GET", a) + request("EXEC"),
+    lambda a, b: request("WATCH", a) + request("MULTI") + request("ZSCAN", a, "5") + request("EXEC"),
+    lambda a, b: request("CLUSTER", "COUNTKEYSINSLOT", str(slot_of_key(a.encode()))),
+    lambda a, b: request("CLUSTER", "GETKEYSINSLOT", str(slot_of_key(a.encode())), "1"),
 ]
 
 
@@ -80,6 +97,14 @@ def on(key: str, number: bytes, fresh: bytes, piece: bytes) -> bytes:
     """What a peer sends for a private connection."""
     slot = b"%d" % slot_of_key(key.encode())
     return encode_request([b"CACHECLUSTER", b"ON", number, fresh, slot, b"w", b"0", piece])
+
+
+def tag_of(process: str) -> int:
+    """Which the router gives to the cursors of a process."""
+    return 1 + crc32(process.encode()) % 65535
+
+
+TAGS = {tag_of(process) for process in ("", "uid-0.run", "uid-1.run")}
 
 
 def check(data: bytes) -> None:
@@ -122,7 +147,9 @@ class _Talker:
 
     def look(self, all_answered: bool = False) -> None:
         """Every reply is the next command's, and none is missing if `all_answered`."""
-        replies = [it for it in ReplyFeed().feed(self.transport.written) if it != TOO_MANY and not it.startswith(b">")]
+        frames = [it for it in ReplyFeed().feed(self.transport.written) if it != TOO_MANY and not it.startswith(b">")]
+        replies = [it for it in frames if not SHOWN.match(it)]
+        assert len(replies) == len(frames) or b"MONITOR" in self.sent.upper(), frames
         try:
             commands = [words for words in split_requests(self.sent)[0] if words != []]
         except ProtocolError:
@@ -143,6 +170,14 @@ class _Talker:
         peers only."""
         assert b"failed to answer" not in reply, (words, reply)
         name = words[0].lower()
+        reply = TAGGED.sub(without_cursor, reply)
+        if name == b"wait" and reply.startswith(b":"):
+            assert reply in (b":0\r\n", b":1\r\n"), (words, reply)
+        if name == b"cluster" and reply.startswith(b":") and words[1].upper() == b"COUNTKEYSINSLOT":
+            there = [key for key in KEYS if slot_of_key(key.encode()) == int(words[2])]
+            assert int(reply[1:]) in (0, len(there)), (words, reply)
+        if name in MEMBERS and reply.startswith(b"*"):
+            assert reply == answer(words), (words, reply)
         kind = b"*" if name == b"mget" else b":" if name in COUNTED else b"$8\r\n"
         if name in (b"dbsize", b"keys") and reply.startswith((b":", b"*")):
             assert int(reply[1 : reply.index(b"\r")]) <= PARTITIONS, (words, reply)
@@ -156,9 +191,33 @@ class _Talker:
             assert b"CACHECLUSTER" in self.sent.upper(), (words, reply)
 
 
-def answer(words: list[bytes]) -> bytes:
-    """What an engine of ours says to a command."""
+def without_cursor(told: re.Match[bytes]) -> bytes:
+    """The cursor that a client got tells which process it is of, or that it was all."""
+    cursor = int(told[1])
+    assert cursor == 0 or (cursor % 65536 in TAGS and cursor >> 16 in (0, SCANNED)), told
+    return told_at(0)
+
+
+def told_at(cursor: int) -> bytes:
+    """What is answered to HSCAN, up to its cursor."""
+    return b"*2\r\n$%d\r\n%d\r\n" % (len(str(cursor)), cursor)
+
+
+def answer(words: list[bytes], cursor: int = 0) -> bytes:
+    """What an engine of ours says to a command; where it tells a cursor, this one."""
     name = words[0].lower()
+    if name in MEMBERS:
+        if not words[2].isdigit() or int(words[2]) >> 64:
+            return b"-ERR invalid cursor\r\n"
+        digest = crc32(b"\0".join([name, words[1], *words[3:]]))
+        return told_at(cursor) + b"*1\r\n$8\r\n%08x\r\n" % digest
+    if name == b"scan":
+        keys = b"".join(b"$%d\r\n%s\r\n" % (len(key), key.encode()) for key in KEYS)
+        return told_at(SCANNED if words[1] == b"0" else 0) + b"*%d\r\n" % len(KEYS) + keys
+    if name == b"wait":
+        return b":1\r\n"
+    if name == b"spublish" and words[1:] == [b"", b""]:
+        return b":0\r\n"
     if name == b"mget":
         return b"*%d\r\n" % (len(words) - 1) + b"".join(answer([b"get", key]) for key in words[1:])
     if name in COUNTED:
@@ -173,9 +232,9 @@ def answer(words: list[bytes]) -> bytes:
     return b"$8\r\n%08x\r\n" % crc32(b"\0".join([name, *told]))
 
 
-def results(queue: list[list[bytes]]) -> bytes:
+def results(queue: list[list[bytes]], say: Callable[[list[bytes]], bytes] = answer) -> bytes:
     """What EXEC answers."""
-    return b"*%d\r\n" % len(queue) + b"".join(map(answer, queue))
+    return b"*%d\r\n" % len(queue) + b"".join(map(say, queue))
 
 
 class _Listener:
@@ -251,16 +310,18 @@ class _Server:
         queue = self._queue
         match words:
             case [b"CACHECLUSTER", b"AT", _, _, b"0", command]:
-                return answer(split_requests(command)[0][0])
+                return self._say(split_requests(command)[0][0])
             case [b"CACHECLUSTER", b"AT", _, _, skipped, piece]:
                 inner = split_requests(piece)[0]
                 assert len(inner) == int(skipped) + 1 and (inner[0], inner[-1]) == ([b"MULTI"], [b"EXEC"]), inner
-                return results(inner[1:-1])
+                return results(inner[1:-1], self._say)
             case [b"CACHECLUSTER", b"ON", _, _, _, _, skipped, piece]:
                 inner = split_requests(piece)[0]
                 assert len(inner) == int(skipped) + 1, inner
                 self._last_ticket += 1
-                self._tickets.append((self._last_ticket, results(inner[1:-1]) if inner[1:] else answer(inner[0])))
+                alone = inner[-1] if inner[-1] != [b"EXEC"] else None  # WAIT has a message before it
+                told = results(inner[1:-1], self._say) if alone is None else self._say(alone)
+                self._tickets.append((self._last_ticket, told))
                 return b"-CCHELD %d\r\n" % self._last_ticket
             case [b"CACHECLUSTER", *_] | [b"CLIENT", b"TRACKING", *_]:
                 return b"+OK\r\n"
@@ -277,10 +338,19 @@ class _Server:
             case [b"EXEC"]:
                 assert queue is not None, "the end of a transaction that did not begin"
                 self._queue = None
-                return results(queue)
+                return results(queue, self._say)
         if queue is not None:
             queue.append(words)
             return b"+QUEUED\r\n"
+        return self._say(words)
+
+    def _say(self, words: list[bytes]) -> bytes:
+        """Cursors of members are an engine's own; a peer's are of the process there."""
+        if self.backend.target.uid is not None:
+            return answer(words, SCANNED << 16 | tag_of("uid-1.run"))
+        if words[0].lower() in MEMBERS and words[2].isdigit() and not int(words[2]) >> 64:
+            assert int(words[2]) in (0, SCANNED), words
+            return answer(words, SCANNED if words[2] == b"0" else 0)
         return answer(words)
 
     def speak(self, data: bytes) -> None:
