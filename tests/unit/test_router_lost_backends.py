@@ -107,7 +107,7 @@ async def test_what_a_peer_that_was_given_up_has_not_received_yet_never_reaches_
         other = f"{{{key}}}other"
         assert await client.ask("SET", key, "1") == b"+OK\r\n"
         cluster.pods[1].workers[0].send_signal(signal.SIGSTOP)
-        client.send(("SET", key, "x" * 1_000_000))  # more than a socket takes whose reader does not read
+        client.send(("SET", key, "x" * 16_000_000))  # more than a socket takes whose reader does not read
         assert (await client.frame()).startswith(b"-INDETERMINATE")
         cluster.pods[1].workers[0].send_signal(signal.SIGCONT)
         assert await client.ask("SET", other, "2") == b"+OK\r\n"
