@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from tests.unit.router_conversation import request
 from tests.unit.router_in_process import Transport, World, connected_engine, key_of
-from tests.unit.router_support import request
 from tests.waiting import wait_until
 
 from cachecluster_sidecar.router.resp import encode_request, split_requests

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import redis
-from tests.unit.router_support import ENGINES, Cluster, conversation, running_cluster
+from tests.unit.router_conversation import conversation
+from tests.unit.router_support import ENGINES, Cluster, running_cluster
 
 from cachecluster_core.slots import slot_of_key
 from cachecluster_sidecar.router.resp import ReplyFeed

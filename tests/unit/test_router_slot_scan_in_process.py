@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from tests.unit.router_conversation import request
 from tests.unit.router_in_process import PARTITIONS, Transport, World, connected_engine, key_of
-from tests.unit.router_support import request
 
 from cachecluster_core.slots import slot_of_key
 from cachecluster_sidecar.router import core
