@@ -62,6 +62,7 @@ class CopyView:
     used_memory: int = 0
     keys: int = 0
     silent_s: float = 0.0
+    link_silence_s: int = -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,7 @@ class Settings:
     min_in_sync: int = 1
     ack_timeout_s: float = 3.0
     committed_reads: bool = False
+    reads_from: str = "primary"
     park_timeout_s: float = 8.0
     park_max_bytes: int = 64 << 20
     max_clients: int = 10000
@@ -245,6 +246,7 @@ _SETTING_NAMES = {
     "min_in_sync": "minInSync",
     "ack_timeout_s": "ackTimeoutSeconds",
     "committed_reads": "committedReads",
+    "reads_from": "readsFrom",
     "park_timeout_s": "parkTimeoutSeconds",
     "park_max_bytes": "parkMaxBytes",
     "max_clients": "maxClients",

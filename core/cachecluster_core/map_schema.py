@@ -64,6 +64,9 @@ class SettingsSchema(Part):
     min_in_sync: int = Field(default=1, description="Copies, the primary included, without which sync refuses writes.")
     ack_timeout_seconds: float = Field(default=3.0, description="How long a write waits for its acknowledgements.")
     committed_reads: bool = Field(default=False, description="Reads tell only what every required copy has.")
+    reads_from: str = Field(
+        default="primary", description="What else may answer reads: replica, nearest-zone, or only the primary."
+    )
     park_timeout_seconds: float = Field(description="How long commands wait for a partition without an open gate.")
     park_max_bytes: int = Field(description="Bytes of waiting commands in one router.")
     max_clients: int = Field(description="spec.router.maxClients")

@@ -8,6 +8,9 @@ Only the layout and the marks stand here; opening and mapping the file is the si
 
 A gate record is written with a sequence lock: `seq` is odd while the record changes. A reader that still finds it odd
 after a few tries must take the gate as shut (the agent may have died in the middle; the next one mends it).
+
+One more word of the record stands outside of that lock, for it is of use by itself: READABLE_NS, until when
+(CLOCK_BOOTTIME) the copy here may answer reads in its primary's place. Agents that do not know it leave it 0: never.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ MARK_SLOT_BYTES = MARK_AREA_BYTES // 2
 MARK_HEAD = struct.Struct("<QII")
 
 # Index of each field of a gate record, in 8-byte words: for writers that store word by word.
-SEQ, SEEN_EPOCH, GATE_EPOCH, DEADLINE_NS, GENERATION = range(5)
+SEQ, SEEN_EPOCH, GATE_EPOCH, DEADLINE_NS, GENERATION, READABLE_NS = range(6)
 
 
 def table_bytes(partitions: int) -> int:

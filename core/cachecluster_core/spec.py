@@ -101,6 +101,10 @@ SPEC_RULES = (
 )
 
 
+READS_ASIDE = ("replica", "nearest-zone")
+"""The values of spec.reads with which replicas answer reads."""
+
+
 class CacheClusterSpec(Part):
     """A cache that any Redis client can use: partitioned over nodes, replicated, repaired by itself."""
 
@@ -143,10 +147,13 @@ class CacheClusterSpec(Part):
         " with NOREPLICAS. At most replicationFactor. When unset, 1 with replicationFactor 1 or 2, otherwise 2. Applied"
         " live.",
     )
-    reads: Literal["primary", "committed"] = Field(
+    reads: Literal["primary", "committed", "replica", "nearest-zone"] = Field(
         default="primary",
         description="primary: a read tells what the primary has. committed (with durability: sync only): it is answered"
-        " when every in-sync copy has what it tells. Applied live.",
+        " when every in-sync copy has what it tells. replica: plain reads may be answered by an in-sync replica on the"
+        " pod that the client is connected to, which saves a hop. nearest-zone: also by one on another pod of that"
+        " pod's zone, when the primary is in another zone. What a replica answers may lack the newest writes, also the"
+        " client's own: at most about isr.maxLag, and those of the last 3.5 seconds. Applied live.",
     )
     sync: Sync = Field(default_factory=Sync, description="What durability: sync waits for.")
     eviction: Eviction = Field(
@@ -358,6 +365,7 @@ def settings_of(spec: CacheClusterSpec, memory: int | None = None, nodes: int | 
         min_in_sync=spec.least_in_sync,
         ack_timeout_s=float(spec.sync.ack_timeout_seconds),
         committed_reads=spec.reads == "committed",
+        reads_from=spec.reads if spec.reads in READS_ASIDE else "primary",
         max_clients=spec.router.max_clients,
         pipelined_commands=limits.pipelined_commands,
         request_max_bytes=parse_bytes(limits.request_size),

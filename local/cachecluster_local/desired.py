@@ -20,6 +20,7 @@ def spec_of(plan: Plan, nodes: int, engine: str = "", evict: bool = False) -> Ca
             "memory": plan.memory,
             "engine": engine or plan.engine,
             "durability": plan.durability,
+            "reads": plan.reads,
             "minInSync": plan.min_in_sync,
             "router": {"workers": plan.router_workers},
             "scaleIn": {"whenFull": "evict" if evict else "refuse"},

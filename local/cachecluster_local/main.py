@@ -50,6 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--engine", choices=ENGINES, default="valkey", help="the engine (default valkey)")
     durability = "sync: a write is answered when every in-sync copy has it (default async)"
     add("--durability", choices=("async", "sync"), default="async", help=durability)
+    reads = "who answers reads: the primary, or replicas too, as spec.reads of a CacheCluster (default primary)"
+    add("--reads", choices=("primary", "committed", "replica", "nearest-zone"), default="primary", help=reads)
     add("--min-in-sync", type=int, help="copies without which sync refuses writes (default 1, or 2 with three copies)")
     add("--router-workers", type=int, default=1, help="router processes of a node (default 1)")
     add("--users-file", type=Path, help="users of the clients, as in an ACL file of Redis (default: none)")
@@ -94,6 +96,7 @@ def parse_plan(arguments: Sequence[str]) -> tuple[Plan, CacheClusterSpec, bool]:
             repair_delay_s=flags.repair_delay,
             lost_after_s=flags.lost_after,
             durability=flags.durability,
+            reads=flags.reads,
             min_in_sync=flags.min_in_sync,
             users_file=flags.users_file.resolve() if flags.users_file else None,
         )

@@ -35,6 +35,7 @@ class Plan:
     repair_delay_s: int
     lost_after_s: int
     durability: str = "async"
+    reads: str = "primary"
     min_in_sync: int | None = None
     users_file: Path | None = None
     name: str = "local"

@@ -335,6 +335,7 @@ _ROUTER_COUNTERS = (
     ("relayed", "relayed", "Requests of peer routers, which took them from clients and count them as forwarded."),
     ("parked", "parkedTotal", "Commands that ever had to wait."),
     ("retried", "retried", "Reads that were sent again after a connection was lost."),
+    ("replica_reads", "replicaReads", "Reads that a replica answered in its primary's place."),
     ("messages", "messages", "Published messages passed on to clients and peers."),
     ("commits", "commits", "Rounds that asked an engine what its replicas have acknowledged."),
 )

@@ -122,6 +122,9 @@ class World:
         self.confirmed: list[tuple[int, int]] = []
         self.answered: list[str] = []
         self.run_id = "run"
+        self.reads_from = "primary"
+        self.zones: dict[str, str] = {}
+        self.replicas: list[list[str]] = [[]] * PARTITIONS
         loop: Any = self.loop
         self.router: Any = Router(loop, COMMANDS, self.dialled.append, answer or self._answer)
         self.router.confirm = lambda partition, generation: self.confirmed.append((partition, generation))
@@ -162,6 +165,7 @@ class World:
             "engineVersion": "9.1.0",
             "maxmemory": 1 << 28,
             "evictionPolicy": "allkeys-lru",
+            "readsFrom": self.reads_from,
         }
         self.router.use_routes(
             {
@@ -173,6 +177,7 @@ class World:
                         "host": f"127.0.0.{n + 1}",
                         "port": 7379,
                         "leaving": bool(announced) and f"uid-{n}" not in announced,
+                        "zone": self.zones.get(f"uid-{n}", ""),
                     }
                     for n in range(3)
                 },
@@ -180,7 +185,7 @@ class World:
                 "announced": announced or primaries or ["uid-0"] * PARTITIONS,
                 "standsIn": stands_in or [pod == "uid-0" for pod in announced or primaries] or [False] * PARTITIONS,
                 "serving": [pod and f"{pod}.{self.run_id}" for pod in primaries or ["uid-0"] * PARTITIONS],
-                "replicas": [[]] * PARTITIONS,
+                "replicas": self.replicas,
                 "inSync": [1] * PARTITIONS,
                 "local": {str(index): {"socket": f"p{index}.sock"} for index in copies},
                 "settings": settings | self.settings,
@@ -191,6 +196,12 @@ class World:
         deadline_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + int(lasts_s * 1e9)
         record = (2 * generation, max(epoch, 1), epoch, deadline_ns, generation)
         pod_table.GATE.pack_into(self._table, pod_table.gate_offset(partition), *record)
+
+    def set_readable(self, partition: int, lasts_s: float = 1000.0) -> None:
+        """The agent says for how long the copy here may be read."""
+        until_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + int(lasts_s * 1e9)
+        at = pod_table.gate_offset(partition) + 8 * pod_table.READABLE_NS
+        self._table[at : at + 8] = until_ns.to_bytes(8, "little")
 
     def client(self, cluster: bool = False, slow: bool = False) -> Transport:
         return Transport(self.router.client(cluster), slow)

@@ -113,6 +113,7 @@ class LocalCopy:
             used_memory=seen.used_memory,
             keys=seen.keys,
             silent_s=silent_s,
+            link_silence_s=seen.link_silence_s,
         )
 
     async def attach(self, adopted_run_id: str) -> None:

@@ -17,6 +17,7 @@ from cachecluster_core.agent_view import (
     AgentDecision,
     AgentView,
     Command,
+    Configure,
     HandoverMessage,
     PromiseAsk,
     Restart,
@@ -26,6 +27,7 @@ from cachecluster_core.handover import is_shutting
 from cachecluster_core.hashring import HashRing
 from cachecluster_core.partial_step import continued
 from cachecluster_core.pod_table import Marks
+from cachecluster_core.replica_reads import readable_until
 from cachecluster_core.report import USERS_KNOWN, Process, Report
 
 from ..metrics import SidecarMetrics
@@ -256,6 +258,7 @@ class AgentLoop:
         if only is not None:
             decision = continued(self._last, decision, only)
         self._last = decision
+        self._tell_readable(view, decision)
         self._carry_out(decision)
         self._promised = decision.promised
         self.stepped_at = self._loop.time()
@@ -309,6 +312,16 @@ class AgentLoop:
             promise_asks=self._promise_asks,
             only=only,
         )
+
+    def _tell_readable(self, view: AgentView, decision: AgentDecision) -> None:
+        """Which copies may answer reads, before anything is done to one: a copy that is about to change may not."""
+        if self._table is None:
+            return
+        changing = {command.partition for command in decision.commands if not isinstance(command, Configure)}
+        for partition in view.copies:
+            until_ns = 0 if partition in changing else readable_until(view, partition)
+            if until_ns != self._table.readable_ns(partition):
+                self._table.write_readable(partition, until_ns)
 
     def _carry_out(self, decision: AgentDecision) -> None:
         if self._table is None:

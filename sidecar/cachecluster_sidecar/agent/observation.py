@@ -45,6 +45,7 @@ class Observation:
     replid: str
     used_memory: int
     keys: int
+    link_silence_s: int = -1
 
     @property
     def settled(self) -> bool:
@@ -81,6 +82,7 @@ def parse_info(info: bytes, before: Observation | None = None) -> Observation:
         replid=_field(info, b"master_replid").decode(),
         used_memory=max(0, used_memory) if figures is None else figures[0],
         keys=_keys(_field(info, b"db0", b"")) if figures is None else figures[1],
+        link_silence_s=int(_field(info, b"master_last_io_seconds_ago", b"-1")),
     )
 
 

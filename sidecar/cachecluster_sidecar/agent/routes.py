@@ -27,7 +27,13 @@ def build_routes(
         "self": pod,
         "partitions": len(ring.entries),
         "members": {
-            uid: {"name": member.name, "host": member.host, "port": cluster_port, "leaving": member.leaving}
+            uid: {
+                "name": member.name,
+                "host": member.host,
+                "port": cluster_port,
+                "leaving": member.leaving,
+                "zone": member.zone,
+            }
             for uid, member in ring.members
         },
         "primaries": [copy.pod if copy is not None else None for copy in serving],
@@ -95,6 +101,7 @@ def _settings(ring: HashRing, engine_version: str) -> dict[str, Any]:
         "minInSync": settings.min_in_sync,
         "ackTimeoutMs": round(settings.ack_timeout_s * 1000),
         "committedReads": settings.committed_reads,
+        "readsFrom": settings.reads_from,
         "maxmemory": settings.maxmemory_cluster,
         "evictionPolicy": dict(settings.engine_config).get("maxmemory-policy", "noeviction"),
         "engine": settings.engine,

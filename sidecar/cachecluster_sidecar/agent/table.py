@@ -89,6 +89,14 @@ class PodTable:
         self._words[word + pod_table.GENERATION] = record.generation
         self._words[word + pod_table.SEQ] = sequence + 1
 
+    def write_readable(self, partition: int, until_ns: int) -> None:
+        """Until when the copy here may answer reads; 0: not at all. One aligned word, which needs no lock."""
+        self._words[self._word(partition) + pod_table.READABLE_NS] = until_ns
+
+    def readable_ns(self, partition: int) -> int:
+        """What was written last."""
+        return self._words[self._word(partition) + pod_table.READABLE_NS]
+
     def marks(self, partition: int) -> Marks:
         """The marks of a partition: the newest slot that was written to its end."""
         return self._newest_slot(partition)[1]

@@ -72,7 +72,7 @@ class Answers:
         return cluster.answer(routes | {"announced": client.router.announced()}, arguments, client.proto)
 
     def _peer(self, client: Client, arguments: Arguments) -> bytes | None:
-        """CACHECLUSTER HELLO, RESUME, OFF, UNBLOCK and GATES."""
+        """CACHECLUSTER HELLO, RESUME, OFF, UNBLOCK and GATES; READS is for clients."""
         match [arguments[1].upper() if len(arguments) > 1 else b"", *arguments[2:]]:
             case [b"HELLO", proto, token, uid]:
                 return self._greet_peer(client, proto, token, uid)
@@ -85,13 +85,15 @@ class Answers:
             case [b"UNBLOCK", number, how] if client.peer:
                 client.unblock_link(int(number), how)
                 return OK
+            case [b"READS", choice]:
+                return _use_reads(client, choice)
             case [b"GATES"] if client.peer:
                 gates = client.router.open_gates()
                 return encode([f"{index} {epoch} {left_ms}" for index, epoch, left_ms in gates], client.proto)
         if not client.peer:
             client.close_when_done()
             return error("NOAUTH CACHECLUSTER commands are for the routers of the cluster, after CACHECLUSTER HELLO")
-        return error("ERR unknown CACHECLUSTER command; known are HELLO, RESUME, AT, ON, OFF, UNBLOCK and GATES")
+        return error("ERR unknown CACHECLUSTER command; known are HELLO, RESUME, AT, ON, NEAR, OFF, UNBLOCK and GATES")
 
     def _greet_peer(self, client: Client, proto: bytes, token: bytes, uid: bytes) -> bytes | None:
         """Is it a router of this cluster, and does it mean this very pod? A reused address must not pass for it."""
@@ -105,6 +107,14 @@ class Answers:
             return error(f"WRONGPOD this is pod {client.router.self_uid}")
         client.become_peer(int(proto))
         return OK
+
+
+def _use_reads(client: Client, choice: bytes) -> bytes:
+    """CACHECLUSTER READS primary|default: whether replicas may answer what this connection reads."""
+    if choice.lower() not in (b"primary", b"default"):
+        return error("ERR CACHECLUSTER READS takes primary or default")
+    client.wants_primary = choice.lower() == b"primary"
+    return OK
 
 
 def _info_of(client: Client) -> dict[str, Any]:
@@ -217,6 +227,7 @@ def _reset(client: Client, arguments: Arguments) -> bytes:
     client.stop_monitoring()
     client.mute(0)
     client.info = None
+    client.wants_primary = client.read_only = False
     client.account = client.router.account_of("default", nobody=True)
     return b"+RESET\r\n"
 
@@ -361,6 +372,12 @@ def _cluster_only(client: Client, arguments: Arguments) -> bytes:
     return OK if client.cluster else NO_CLUSTER
 
 
+def _read_only(client: Client, arguments: Arguments) -> bytes:
+    """READONLY and READWRITE: with `spec.reads` of replicas, whether those of this pod may answer."""
+    client.read_only = client.cluster and arguments[0].upper() == b"READONLY"
+    return _cluster_only(client, arguments)
+
+
 HANDLERS: dict[str, Callable[[Client, Arguments], bytes]] = {
     "acl|cat": users.categories,
     "acl|genpass": users.password,
@@ -398,8 +415,8 @@ HANDLERS: dict[str, Callable[[Client, Arguments], bytes]] = {
     "monitor": _monitor,
     "ping": _ping,
     "quit": _quit,
-    "readonly": _cluster_only,
-    "readwrite": _cluster_only,
+    "readonly": _read_only,
+    "readwrite": _read_only,
     "reset": _reset,
     "role": lambda client, arguments: encode(["master", 0, []], client.proto),
     "select": _select,

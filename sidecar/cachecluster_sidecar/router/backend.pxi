@@ -22,7 +22,7 @@ cdef class Target:
         return b if b.is_ready else None
 
     cdef void dial(self, int proto):
-        cdef Backend b = BackendProtocol(self.router, self, proto)
+        cdef Backend b = (ReaderProtocol if self.reads else BackendProtocol)(self.router, self, proto)
         if proto == 3:
             self.three = b
         else:

@@ -363,6 +363,7 @@ cdef class Client:
         cdef Request r = Request.__new__(Request)
         r.client = self
         r.proto = self.proto
+        self.came += 1
         if self.muted:
             r.mute = self.mutes()
         if self.tail is None:

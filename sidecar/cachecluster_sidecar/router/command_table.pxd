@@ -72,6 +72,7 @@ cdef struct Command:
     Family family
     bint container
     bint write
+    bint replica         # a replica may answer it
     bint blocks          # it may wait in the engine
     bint one_key         # its only key is argument 1
     Merge merge

@@ -218,6 +218,7 @@ cdef int fill_command(Command* command, dict entry, int index) except -1:
     command.family = FAMILIES[entry.get("family", "other")]
     command.container = entry.get("container", False)
     command.write = entry.get("write", False)
+    command.replica = entry.get("replica", False)
     command.merge = MERGES.get(entry["name"], MERGE_SUM)
     command.index = index
     command.specs = len(keys)

@@ -114,6 +114,7 @@ cdef class Target:
     cdef Backend three
     cdef double retry_at
     cdef double backoff
+    cdef bint reads              # for reads that a replica answers: its connections are Readers
 
     cdef Backend ready(self, int proto)
     cdef void dial(self, int proto)
@@ -178,6 +179,11 @@ cdef class Backend:
 
 # To an engine, for words about other connections.
 cdef class Control(Backend):
+    pass
+
+
+# To a copy that answers reads in its primary's place: an engine here, or the router of a pod in this zone.
+cdef class Reader(Backend):
     pass
 
 
@@ -284,6 +290,9 @@ cdef class Partition:
     cdef Target engine           # the local copy, or None
     cdef Target owner            # where its commands go now; None: nowhere
     cdef Target carrier          # where those in flight went
+    cdef Target reader           # the local copy, for reads in the primary's place; None: not to be read
+    cdef list near               # the pods of this zone that have a copy to read, where the primary is in another
+    cdef double near_after       # do not ask them before: one has just refused
     cdef Py_ssize_t inflight
     cdef Line refused            # were sent and must go again, before those of `waiting`
     cdef Line waiting
@@ -315,6 +324,8 @@ cdef class Partition:
 
     cdef bint parks(self)
     cdef bint at_home(self)
+    cdef bint readable(self)
+    cdef Backend aside(self, int proto, bint near)
     cdef void hold_back(self)
     cdef void taken(self)
     cdef Gate read(self)
@@ -481,6 +492,11 @@ cdef class Client:
     cdef readonly bint monitors  # it is shown every command
     cdef readonly int muted      # how many of the next replies are not sent; -1: none is
     cdef uint64_t reads          # how often something came
+    cdef public bint wants_primary  # it wants no replica to answer
+    cdef public bint read_only   # cluster port: READONLY
+    cdef uint64_t came           # requests that ever came; the last one's number
+    cdef uint64_t last_write     # the number of the last one that writes
+    cdef uint64_t last_aside     # and of the last one that a replica was asked
     cdef uint64_t wrote[8]       # partitions that it has written to, a bit for each
     cdef list waits              # the parts of its WAIT; None: it has none
     cdef dict counted            # by partition, how many copies had what it had written; None until used
@@ -558,6 +574,7 @@ cdef struct Counters:
     uint64_t bytes_in
     uint64_t bytes_out
     uint64_t messages
+    uint64_t replica_reads
     uint64_t noreplicas
     uint64_t unacknowledged
     uint64_t rounds
@@ -609,6 +626,9 @@ cdef class Router:
     cdef double idle_due
     cdef bint sync                       # writes are answered when every required copy has them
     cdef bint committed_reads            # and what reads tell as well
+    cdef bint replica_reads              # replicas may answer reads
+    cdef bint zone_reads                 # and those of other pods in this zone
+    cdef dict readers                    # Target by pod UID, for reads of those
     cdef int min_in_sync
     cdef double ack_timeout
     cdef Py_ssize_t max_clients
@@ -626,6 +646,9 @@ cdef class Router:
     cdef void use_members(self, dict members)
     cdef void use_copy(self, Partition p, dict copy)
     cdef void use_primary(self, Partition p, uid, announced)
+    cdef void use_readers(self, Partition p, dict routes)
+    cdef Target reader_of(self, str uid)
+    cdef void forget_reader(self, str uid)
     cdef void target_ready(self, Target target)
     cdef void settle_touched(self)
     cdef void schedule_flush(self)

@@ -53,6 +53,8 @@ class Client(BufferedProtocol):
     info: dict[str, Any] | None
     @property
     def idle(self) -> bool: ...
+    wants_primary: bool
+    read_only: bool
     watching: bool
     subs: tuple[set[bytes], set[bytes], set[bytes]] | None
     @property

@@ -12,6 +12,7 @@ The parts, each with one job:
     account.pxi     as whom a client is known, and what that one may do
     dispatch.pxi    what to do with one command
     spread.pxi      commands of several partitions
+    aside.pxi       reads that a replica answers in its primary's place
     transaction.pxi MULTI and EXEC: commands that are kept, and go to an engine in one piece
     private.pxi     connections of one client's own: commands that wait, WATCH
     pubsub.pxi      SUBSCRIBE and PUBLISH: who listens to what, and to whom this router listens for them
@@ -178,6 +179,10 @@ AWAY_MAX_S = 0.1
 """How long such a client waits for the next MOVED: the first time, and at most; doubled in between."""
 MOST_AWAY = 256
 """Slots of one client from which it was sent away that are remembered."""
+ASIDE_SILENCE_S = 1.0
+"""How long a replica that was asked may be silent; then its primary is."""
+NEAR_PAUSE_S = 0.5
+"""How long the replicas of other pods are not asked after one of them could not answer."""
 RETRY_FIRST_S = 0.01
 RETRY_MAX_S = 0.25
 """Wait before dialling a backend again: the first time, and at most; doubled in between."""
@@ -223,6 +228,7 @@ include "client.pxi"
 include "account.pxi"
 include "dispatch.pxi"
 include "spread.pxi"
+include "aside.pxi"
 include "transaction.pxi"
 include "private.pxi"
 include "wait.pxi"

@@ -17,6 +17,7 @@ cdef bint serve(Client c, const char* frame, Py_ssize_t n):
     cdef Command* container
     cdef Command* command = router.table.find(frame + scan.head[0].at, scan.head[0].len)
     cdef bytes refused
+    cdef int slot
     if c.tracking is not None:
         c.tracking.begin(c)
     if c.over_limit or command == NULL:
@@ -39,12 +40,16 @@ cdef bint serve(Client c, const char* frame, Py_ssize_t n):
     if c.subs is not None and only_listens(c) and not may_while_listening(command):
         c.refuse(listening_error(command))
         return True
+    if (command.write or command.kind == KIND_TRANSACTION) and is_outstanding(c, c.last_aside):
+        return False
     if command.kind == KIND_TRANSACTION:
         return serve_transaction(c, command)
     if command.one_key:
         if c.tracking is not None and not command.write:
             note_read(c, frame + scan.head[1].at, scan.head[1].len)
-        forward(c, key_slot(frame + scan.head[1].at, scan.head[1].len), command.write, frame, n)
+        slot = key_slot(frame + scan.head[1].at, scan.head[1].len)
+        if not command.replica or not router.replica_reads or not read_aside(c, slot, frame, n):
+            forward(c, slot, command.write, frame, n)
         return True
     if command.kind == KIND_KEYS or command.kind == KIND_SPLIT or command.kind == KIND_WATCH:
         return serve_keys(c, command, frame, n)
@@ -129,7 +134,9 @@ cdef bint serve_unknown(Client c, const char* frame):
         serve_keyless(c, arguments)
     elif c.peer and len(arguments) == 8 and name == b"CACHECLUSTER" and arguments[1] == b"ON":
         serve_link(c, arguments)
-    elif c.cluster and name.upper() == b"CACHECLUSTER":
+    elif c.peer and len(arguments) == 4 and name == b"CACHECLUSTER" and arguments[1] == b"NEAR":
+        serve_near(c, arguments)
+    elif (c.cluster or is_about_reads(c, arguments)) and name.upper() == b"CACHECLUSTER":
         reply = c.router.answers(c, "cachecluster", arguments)
         if reply is None:
             return False
@@ -250,6 +257,7 @@ cdef inline Request expect(Client c, Partition p, int slot, bint write):
     r.slot = slot
     r.write = write
     if write:
+        c.last_write = c.came
         note_write(c, p.index)
     return r
 
@@ -327,7 +335,8 @@ cdef bint serve_found_keys(Client c, Command* command, const char* frame, Py_ssi
     elif one_slot or (
         one_partition and (c.peer or (command.kind == KIND_SPLIT and not c.cluster and c.queue is None))
     ):
-        forward(c, first, command.write, frame, n)
+        if not command.replica or not c.router.replica_reads or not read_aside(c, first, frame, n):
+            forward(c, first, command.write, frame, n)
     elif command.kind == KIND_SPLIT and not c.cluster and c.queue is None:
         split_command(c, command, frame, s, count)
     else:

@@ -191,6 +191,8 @@ def routing_entry(name: str, command: Json) -> Json:
         entry["family"] = overlay.FAMILIES.get(command["doc"]["group"], "other")
     if kind in ("keys", "split", "all", "scan", "members"):
         entry["write"] = "readonly" not in command["flags"] and name not in overlay.READS
+    if kind in ("keys", "split") and not entry["write"] and name not in overlay.PRIMARY_ONLY:
+        entry["replica"] = True
     if kind == "pubsub":
         entry["write"] = name == "publish"
     if kind in ("keys", "split", "watch", "members"):

@@ -192,6 +192,22 @@ STORE_AFTER_2: dict[str, object] = {"keyword": "STORE", "from": 2, "last": 0, "s
 EXTRA_KEYS = {"sort": [STORE_AFTER_2]}
 """Key positions that the engine calls unknown."""
 
+PRIMARY_ONLY = (
+    "eval_ro",
+    "evalsha_ro",
+    "fcall_ro",
+    "memory|usage",
+    "object|encoding",
+    "object|freq",
+    "object|idletime",
+    "object|refcount",
+    "pfcount",
+    "touch",
+    "xread",
+)
+"""Commands that only read, and yet go to the primary whatever `spec.reads` says: they may run what is only there, ask
+for what is of one copy, change what is no data, or wait."""
+
 READS = (
     "eval_ro",
     "evalsha_ro",

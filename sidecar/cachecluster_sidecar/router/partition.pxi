@@ -2,6 +2,7 @@
 
 cdef enum:
     SEQLOCK_TRIES = 64
+    READABLE_WORD = 5
 
 
 def lost_error(int partition, reason):
@@ -53,6 +54,24 @@ cdef class Partition:
     cdef bint at_home(self):
         """Are its commands taken on this pod's cluster port?"""
         return self.mine or self.stands_in
+
+    cdef bint readable(self):
+        """May the copy here answer reads in its primary's place now? The agent says until when."""
+        return self.record != NULL and <int64_t>cc_acquire(self.record + READABLE_WORD) > cc_boottime_ns()
+
+    cdef Backend aside(self, int proto, bint near):
+        """A connection to a copy that may answer a read in the primary's place: here, or, with `near`, in this zone.
+        None: the primary is to answer."""
+        cdef Backend b = None
+        cdef Target target
+        if self.mine or self.router.stopping:
+            return None
+        if self.reader is not None and self.readable():
+            b = self.reader.ready(proto)
+        if b is None and near and self.near is not None and seconds() >= self.near_after:
+            target = <Target>self.near[self.requests % len(self.near)]
+            b = target.ready(proto)
+        return b
 
     cdef void hold_back(self):
         """The owner has refused: it is tried again a moment later, with one command."""

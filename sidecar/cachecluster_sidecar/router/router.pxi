@@ -13,6 +13,7 @@ cdef class Router:
         self.answers = answers
         self.lines = []
         self.peers = {}
+        self.readers = {}
         self.retired = []
         self.hub = Hub(self)
         self.shared = bytearray(SHARED_BUFFER_BYTES)
@@ -61,6 +62,7 @@ cdef class Router:
             self.use_copy(p, routes["local"].get(str(p.index)))
             p.stands_in = routes["standsIn"][p.index]
             self.use_primary(p, routes["primaries"][p.index], routes["announced"][p.index])
+            self.use_readers(p, routes)
             p.commit.in_sync = routes["inSync"][p.index]
             p.tag = 1 + zlib.crc32((routes["serving"][p.index] or "").encode()) % ((1 << C_TAG_BITS) - 1)
         if not self.sync:
@@ -73,6 +75,8 @@ cdef class Router:
         """From now on replies wait for acknowledgements, or do not."""
         self.sync = settings.get("sync", False)
         self.committed_reads = settings.get("committedReads", False)
+        self.zone_reads = settings.get("readsFrom") == "nearest-zone"
+        self.replica_reads = self.zone_reads or settings.get("readsFrom") == "replica"
         self.min_in_sync = settings.get("minInSync", 1)
         self.ack_timeout = settings.get("ackTimeoutMs", 3000) / 1000
 
@@ -99,6 +103,9 @@ cdef class Router:
         for uid in [uid for uid in self.peers if uid not in members]:
             self.retired.append(self.peers.pop(uid))
             self.hub.forget_peer(uid)
+        for uid in list(self.readers):
+            if uid not in members or not self.zone_reads:
+                self.forget_reader(uid)
         for uid, member in members.items():
             if uid == self.self_uid:
                 continue
@@ -108,6 +115,8 @@ cdef class Router:
                 self.peers[uid] = Target(self, member["name"], address, uid=uid)
             else:
                 target.address = address
+                if uid in self.readers:
+                    (<Target>self.readers[uid]).address = address
 
     cdef void use_copy(self, Partition p, dict copy):
         """The engine of the local copy, if there is one."""
@@ -144,6 +153,34 @@ cdef class Router:
         if p.feed is not None and not p.mine and not p.may_serve():
             self.hub.dismiss(p.feed, "the primary is elsewhere")
         p.release()
+
+    cdef void use_readers(self, Partition p, dict routes):
+        """The copies that may answer reads in the primary's place: the one here, and those of pods in this zone, where
+        it is known and the primary is in another."""
+        cdef object path = p.engine.address if p.engine is not None and self.replica_reads else None
+        cdef dict members = routes["members"]
+        cdef str zone = members.get(self.self_uid, {}).get("zone")
+        if p.reader is not None and p.reader.address != path:
+            self.retired.append(p.reader)
+            p.reader = None
+        if path is not None and p.reader is None:
+            p.reader = Target(self, f"the copy of partition {p.index}", path)
+            p.reader.reads = True
+        p.near = None
+        if self.zone_reads and zone and members.get(routes["primaries"][p.index], {}).get("zone") != zone:
+            near = [uid for uid in routes["replicas"][p.index] if uid in self.peers and members[uid].get("zone") == zone]
+            p.near = [self.reader_of(uid) for uid in near] or None
+
+    cdef Target reader_of(self, str uid):
+        """Where reads go that a replica on this pod is to answer."""
+        cdef Target target = self.readers.get(uid), peer = self.peers[uid]
+        if target is None:
+            target = self.readers[uid] = Target(self, f"the copies of {peer.name}", peer.address, uid=uid)
+            target.reads = True
+        return target
+
+    cdef void forget_reader(self, str uid):
+        self.retired.append(self.readers.pop(uid))
 
     def use_gate(self, int partition, uint64_t generation, bint patient=False, list required=None):
         """The agent wrote the gate record of a partition at this generation; `patient`: what is in flight at a gate
@@ -512,7 +549,11 @@ cdef class Router:
             self.is_unreachable(p)
             if p.engine is not None:
                 self.look_at_target(p.engine, now)
+            if p.reader is not None:
+                self.look_at_target(p.reader, now)
         for target in self.peers.values():
+            self.look_at_target(target, now)
+        for target in self.readers.values():
             self.look_at_target(target, now)
         self.look_at_retired(now)
         self.hub.look_after(now)
@@ -555,6 +596,10 @@ cdef class Router:
                 b.lose("it did not answer our greeting in time")
             return
         if b.idle():
+            return
+        if b.target.reads:
+            if silent > ASIDE_SILENCE_S:
+                b.lose("it was silent")
             return
         if b.target.partition >= 0:
             p = <Partition>self.lines[b.target.partition]
@@ -705,6 +750,7 @@ cdef class Router:
             "waiting": waiting,
             "subscriptions": self.hub.size(),
             "messages": c.messages,
+            "replicaReads": c.replica_reads,
             "commits": c.rounds,
             "heldFor": held_for,
             "loopLagMs": round(lag * 1000, 3),

@@ -17,6 +17,8 @@ cdef Split new_split(Client c, Command* command, Py_ssize_t parts):
     split.merge = command.merge
     split.write = command.write
     split.parent = c.append()
+    if command.write:
+        c.last_write = c.came
     split.waiting = parts
     split.replies = [None] * parts
     return split
@@ -49,14 +51,17 @@ cdef void split_command(Client c, Command* command, const char* frame, Scratch s
     cdef Split split
     cdef list part_of_key = [], parts
     cdef bytes part
+    cdef bint aside
     if command.merge == MERGE_OK and c.scan.argc % 2 == 0:
         c.refuse(arity_error(command))
         return
+    aside = command.replica and c.router.replica_reads and may_read_aside(c)
     parts = part_frames(c.router, command, frame, s, count, part_of_key)
     split = new_split(c, command, len(parts))
     split.part_of_key = part_of_key
     for number, (index, part) in enumerate(parts):
-        send_part(c, split, number, c.router.lines[index], False, PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
+        if not aside or not read_part_aside(c, split, number, c.router.lines[index], part):
+            send_part(c, split, number, c.router.lines[index], False, PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
 
 
 cdef list part_frames(
