@@ -219,6 +219,12 @@ class FakeAgent:
         self.gates[partition].required = list(copies)
         return self.set_gate(partition, epoch=self.gates[partition].gate_epoch)
 
+    def set_readable(self, partition: int, lasts_ns: int = LONG_NS) -> None:
+        """Let the copy here answer reads for so long."""
+        until_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + lasts_ns
+        at = pod_table.gate_offset(partition) + 8 * pod_table.READABLE_NS
+        self._table[at : at + 8] = until_ns.to_bytes(8, "little")
+
     def set_deadline(self, partition: int, lasts_ns: int) -> None:
         """Change how long authority lasts, without a generation: as every quorum read does."""
         self.gates[partition].deadline_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + lasts_ns
@@ -315,6 +321,7 @@ class Cluster:
         self.leaving: dict[str, str] = {}
         """Which pod stands in for one that leaves."""
         self.replicas: list[list[str]] = []
+        self.zones: dict[str, str] = {}
         self.primaries: list[str | None] = [self.pods[partition % pods].uid for partition in range(partitions)]
 
     def _make_pod(self, root: Path, number: int, host: str) -> Pod:
@@ -344,6 +351,7 @@ class Cluster:
                     "host": p.host,
                     "port": CLUSTER_PORT,
                     "leaving": p.uid in self.leaving,
+                    "zone": self.zones.get(p.uid, ""),
                 }
                 for p in self.pods
             },

@@ -1,4 +1,4 @@
-"""`spec.reads: replica` and `nearest-zone` in a router: what a replica may answer, and what goes to the primary instead."""
+"""`spec.reads: replica` and `nearest-zone` in a router: what replicas may answer, and what the primary does."""
 
 from __future__ import annotations
 

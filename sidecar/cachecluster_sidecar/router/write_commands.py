@@ -66,6 +66,8 @@ NAMED_NOTES = {
     "pubsub|numpat": NUMBERS_NOTE,
     "pubsub|numsub": NUMBERS_NOTE,
     "pubsub|shardnumsub": NUMBERS_NOTE,
+    "readonly": "with `spec.reads` replica or nearest-zone, a replica on the pod may answer; otherwise without effect",
+    "readwrite": "ends READONLY",
     "scan": "one partition after the other; another process' keys are told again",
     "sscan": MEMBERS_NOTE,
     "ssubscribe": "on any pod, for any shard channel; it stays when the slot moves",
