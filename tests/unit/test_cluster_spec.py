@@ -54,6 +54,21 @@ def test_operator_refuses_what_an_older_server_lets_through(bad: Bad) -> None:
     assert any(bad.names.startswith(name) or name.startswith(bad.names) for name in fields), fields
 
 
+@pytest.mark.parametrize(
+    ("reads", "durability", "reads_from"),
+    [
+        ("primary", "async", "primary"),
+        ("committed", "sync", "primary"),
+        ("replica", "async", "replica"),
+        ("replica", "sync", "replica"),
+        ("nearest-zone", "async", "nearest-zone"),
+    ],
+)
+def test_who_answers_reads_in_the_map(reads: str, durability: str, reads_from: str) -> None:
+    settings = settings_of(parse_spec(GOOD | {"reads": reads, "durability": durability}))
+    assert (settings.reads_from, settings.committed_reads) == (reads_from, reads == "committed")
+
+
 def test_durability_in_the_map() -> None:
     settings = settings_of(parse_spec(GOOD))
     assert (settings.sync, settings.min_in_sync, settings.committed_reads) == (False, 1, False)

@@ -61,6 +61,12 @@ def test_sync_durability_is_for_the_asking(short_dir: Path) -> None:
     assert (spec.durability, spec.least_in_sync) == ("sync", 2)
 
 
+def test_replicas_answer_reads_for_the_asking(short_dir: Path) -> None:
+    for flags, reads in (([], "primary"), (["--reads", "replica"], "replica")):
+        _, spec, _ = parse_plan([*flags, "--state-dir", str(short_dir / "state")])
+        assert spec.reads == reads
+
+
 def test_one_node_has_one_copy_unless_told_otherwise(short_dir: Path) -> None:
     plan, _, _ = parse_plan(["--nodes", "1", "--state-dir", str(short_dir / "state")])
     assert plan.replication_factor == 1

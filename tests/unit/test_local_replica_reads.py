@@ -64,12 +64,13 @@ def wait_readable(local: LocalProcess) -> None:
 
 
 class Clock:
-    """A writer that counts at one key through one node, and knows which count was answered when."""
+    """A writer that counts, in all partitions at once, through one node, and knows which count was answered when."""
 
-    def __init__(self, address: tuple[str, int], key: str) -> None:
-        self.key = key
+    def __init__(self, address: tuple[str, int], keys: list[str]) -> None:
+        self.keys = keys
+        self.key = keys[PARTITION]
         self._client = plain_client(address)
-        self._client.set(key, 0)
+        self._client.mset(dict.fromkeys(keys, 0))
         self._answered: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -85,22 +86,50 @@ class Clock:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            count = self._client.incr(self.key)
+            count = self._answered[-1][1] + 1
+            self._client.mset(dict.fromkeys(self.keys, count))
             self._answered.append((time.monotonic(), count))
             time.sleep(0.005)
 
     def least_at(self, when: float) -> int:
         """The count that had been answered by then."""
-        return max((count for answered, count in list(self._answered) if answered <= when), default=0)
+        return next((count for answered, count in reversed(list(self._answered)) if answered <= when), 0)
+
+
+class Reader(threading.Thread):
+    """Reads all keys of a clock through one node, and notes what was older than is promised."""
+
+    def __init__(self, clock: Clock, address: tuple[str, int]) -> None:
+        super().__init__(daemon=True)
+        self.too_old: list[str] = []
+        self.reads = 0
+        self._clock = clock
+        self._address = address
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        with plain_client(self._address) as client:
+            while not self._ended.is_set():
+                asked = time.monotonic()
+                counts = [int(value or 0) for value in client.mget(self._clock.keys)]
+                least = self._clock.least_at(asked - OLDEST_S)
+                if min(counts) < least:
+                    self.too_old.append(f"{counts} at {self._address}, {least} was answered {OLDEST_S} s before")
+                self.reads += 1
+                time.sleep(0.005)
+
+    def end(self) -> None:
+        self._ended.set()
+        self.join(20)
 
 
 @pytest.fixture
 def clock(local: LocalProcess) -> Iterator[Clock]:
-    """It counts in `PARTITION`, through the pod of its primary."""
+    """It counts through the pod of the primary of `PARTITION`."""
     wait_readable(local)
     host = local.node(local.primary_of(PARTITION))["address"]
-    key = keys_by_partition(f"clock{time.time_ns()}", PARTITIONS)[PARTITION]
-    with Clock((host, local.endpoints().plain[0][1]), key) as clock:
+    keys = keys_by_partition(f"clock{time.time_ns()}", PARTITIONS)
+    with Clock((host, local.endpoints().plain[0][1]), keys) as clock:
         yield clock
 
 
@@ -189,3 +218,25 @@ def test_reads_go_on_when_the_replica_is_silent_or_dies(local: LocalProcess, clo
                 if number == signal.SIGSTOP:
                     local.signal([engine], signal.SIGCONT)
     wait_readable(local)
+
+
+def test_what_is_read_is_not_older_while_copies_move(local: LocalProcess) -> None:
+    wait_readable(local)
+    addresses = local.endpoints().plain
+    before = sum(replica_reads(local))
+    with Clock(addresses[0], keys_by_partition(f"moves{time.time_ns()}", PARTITIONS)) as clock:
+        readers = [Reader(clock, address) for address in addresses]
+        for reader in readers:
+            reader.start()
+        try:
+            local.scale(4)
+            local.wait_complete()
+            local.scale(3)
+            local.wait_complete()
+        finally:
+            for reader in readers:
+                reader.end()
+        assert clock.least_at(time.monotonic()) > 100
+    assert [it for reader in readers for it in reader.too_old] == []
+    assert all(reader.reads > 100 for reader in readers)
+    assert sum(replica_reads(local)) > before + 1000
