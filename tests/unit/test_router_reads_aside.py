@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.unit.router_conversation import request
 from tests.unit.router_in_process import Transport, World, key_of
-from tests.unit.router_support import request
 
 from cachecluster_core.slots import slot_of_key
 from cachecluster_sidecar.router import core

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.unit.router_support import ENGINES, Cluster, Conversation, conversation, running_cluster
+from tests.unit.router_conversation import Conversation, conversation
+from tests.unit.router_support import ENGINES, Cluster, running_cluster
 
 pytestmark = pytest.mark.t1
 
