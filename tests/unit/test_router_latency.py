@@ -151,3 +151,16 @@ def test_every_command_that_partitions_answer_has_a_family_and_those_of_a_group_
             assert "family" not in entry, entry["name"]
     assert all(len(found) == 1 for found in by_group.values())
     assert set().union(*by_group.values()) == set(FAMILIES)
+
+
+def test_requests_of_peers_do_not_thin_out_the_sample() -> None:
+    world = World()
+    client, peer = world.client(), world.client(cluster=True)
+    engine = connected_engine(world, client)
+    peer.protocol.become_peer(2)
+    for _ in range(4 * SAMPLE):
+        for sender in (client, peer):
+            sender.feed(request("GET", KEY))
+            world.loop.turn()
+            engine.feed(b"$-1\r\n")
+    assert families(world)["string"] >= 4

@@ -80,6 +80,17 @@ async def test_workers_that_others_have_left_are_filled_again(tmp_path: Path) ->
             assert sum(counts) == 15 and max(counts) - min(counts) <= 1, counts
 
 
+async def test_a_pool_that_connects_again_is_spread_every_time(tmp_path: Path) -> None:
+    async with pod_of_workers(tmp_path) as pod:
+        for _ in range(10):
+            async with one_by_one(pod.front, WORKERS) as clients:
+                counts = await by_worker(clients)
+                assert counts == [1] * WORKERS
+                for client in clients:
+                    client.send(("QUIT",))
+                    assert await client.frames(2) == [b"+OK\r\n", b""]
+
+
 async def test_a_worker_that_has_ended_is_passed_nothing(tmp_path: Path) -> None:
     async with pod_of_workers(tmp_path) as pod, one_by_one(pod.front, 6):
         pod.workers[1].kill()

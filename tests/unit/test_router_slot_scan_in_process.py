@@ -111,7 +111,7 @@ def test_keys_that_are_too_large_together_are_refused() -> None:
     expect(world, engine, 0)
     large = "x" * (vars(core)["HELD_PAUSE_BYTES"] // 2)
     engine.feed(told(17, *(f"{{{KEY}}}{number}{large}" for number in range(3))))
-    assert client.frames()[0].startswith(b"-ERR these keys of the slot are more than 16777216 bytes")
+    assert client.frames()[0].startswith(b"-ERR these keys of the slot take more than 16777216 bytes")
 
 
 def test_on_the_cluster_port_another_pod_s_slot_has_no_keys_here() -> None:
@@ -121,3 +121,49 @@ def test_on_the_cluster_port_another_pod_s_slot_has_no_keys_here() -> None:
     client.feed(request("CLUSTER", "COUNTKEYSINSLOT", SLOT) + request("CLUSTER", "GETKEYSINSLOT", SLOT, "9"))
     assert client.frames() == [b":0\r\n", b"*0\r\n"]
     assert world.dialled == []
+
+
+def test_many_small_keys_together_are_refused() -> None:
+    world = World()
+    client = world.client()
+    engine = connected_engine(world, client)
+    client.feed(request("CLUSTER", "GETKEYSINSLOT", SLOT, "100000000"))
+    expect(world, engine, 0)
+    engine.feed(told(17, *(f"{{{KEY}}}{number}" for number in range(150_000))))
+    assert client.frames()[0].startswith(b"-ERR these keys of the slot take more than 16777216 bytes")
+
+
+def test_few_slots_are_looked_through_at_once() -> None:
+    world = World(max_clients=20)
+    engine = connected_engine(world, world.client())
+    clients = [world.client() for _ in range(core.MOST_SLOT_SCANS)]
+    for client in clients:
+        client.feed(request("CLUSTER", "COUNTKEYSINSLOT", SLOT))
+    world.loop.turn()
+    late = world.client()
+    late.feed(request("CLUSTER", "COUNTKEYSINSLOT", SLOT))
+    assert late.frames()[0].startswith(b"-TRYAGAIN")
+    engine.feed(told(0, KEY))
+    assert clients[0].frames() == [b":1\r\n"]
+    clients[1].protocol.connection_lost(None)
+    for _ in range(2):
+        late.feed(request("CLUSTER", "COUNTKEYSINSLOT", SLOT))
+        assert late.frames() == []
+        late = world.client()
+    late.feed(request("CLUSTER", "COUNTKEYSINSLOT", SLOT))
+    assert late.frames()[0].startswith(b"-TRYAGAIN")
+
+
+def test_a_pod_that_leaves_looks_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "unread_bytes", lambda _transport: 0)
+    world = World()
+    client = world.client()
+    engine = connected_engine(world, client)
+    client.feed(request("CLUSTER", "COUNTKEYSINSLOT", SLOT))
+    expect(world, engine, 0)
+    client.protocol.leave()
+    engine.feed(told(17, KEY))
+    (reply,) = client.frames()
+    assert reply.startswith(b"-TRYAGAIN")
+    world.loop.turn()
+    assert engine.written == b""

@@ -290,7 +290,8 @@ cdef class Client:
             scanned = scan_request(&self.scan, p + start, n - start)
             if (n - start if scanned == SCAN_INCOMPLETE else self.scan.pos) > most:
                 log.warning("client %d sent a request of more than %d bytes: disconnected", self.id, most)
-                self.router.counters.too_large += 1
+                if not self.peer:
+                    self.router.counters.too_large += 1
                 self.refuse(b"-ERR Protocol error: a request has more than %d bytes\r\n" % most)
                 self.closing = True
                 break
@@ -372,8 +373,9 @@ cdef class Client:
             self.tail.next = r
         self.tail = r
         self.outstanding += 1
-        self.router.sample += 1
-        if self.router.sample & C_LATENCY_MASK == 0 and not self.peer:
+        if not self.peer:
+            self.router.sample += 1
+        if not self.peer and self.router.sample & C_LATENCY_MASK == 0:
             r.started_ns = cc_monotonic_ns()
             if self.command != NULL:
                 r.family = self.command.family

@@ -594,6 +594,8 @@ cdef class Router:
     cdef list lines                      # Partition by number
     cdef dict peers                      # Target by pod UID
     cdef Hub hub                         # subscriptions
+    cdef set looking                     # numbers of clients for whom a slot is looked through
+    cdef public object on_left           # called when a connection has ended; None: nobody asks
     cdef dict accounts                   # by name; None: there are no users
     cdef Account nobody
     cdef set monitors                    # clients that are shown every command; None: there are none

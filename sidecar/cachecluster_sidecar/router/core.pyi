@@ -83,6 +83,7 @@ class Router:
     loop: AbstractEventLoop
     table: CommandTable
     confirm: Callable[[int, int], None] | None
+    on_left: Callable[[], None] | None
     routes: dict[str, Any] | None
     partitions: int
     self_uid: str

@@ -117,11 +117,15 @@ class Ports:
         log.info("listening on %s:%d for %s", host, port, what)
         return server
 
+    def leave(self) -> None:
+        """Let other workers pass no connections to this one any more."""
+        if self._share is not None:
+            self._share.leave()
+
     def close_front(self) -> None:
         """Take no more clients."""
         self._closed = True
-        if self._share is not None:
-            self._share.leave()
+        self.leave()
         if self._front is not None:
             self._front.close()
 
@@ -168,6 +172,7 @@ async def stop(router: Router, ports: Ports) -> None:
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + STOP_TIMEOUT_S
+    ports.leave()
     router.stop_serving()
     await wait_for(router.engines_idle, loop.time() + ENGINES_TIMEOUT_S)
     ports.close()
@@ -197,6 +202,7 @@ async def serve(options: argparse.Namespace) -> None:
     share = None
     if options.workers > 1:
         share = Share(options.run_dir, options.worker, options.workers, router.client, lambda: len(router.clients))
+        router.on_left = share.note
     ports = Ports(router, share)
     router.number_from(options.worker << WORKER_BITS)
     agent = AgentLink(options.run_dir, options.worker, router, lambda: dismiss(router, ports))

@@ -20,8 +20,9 @@ ATTACH_S = 1.0
 """How long commands wait at a gate that opened until its engine is listened to. One that takes longer to answer would not
 answer them sooner; shorter, and what is published first is not heard where a machine is busy."""
 FEED_SILENCE_S = 5.0
-"""After which a peer, or an engine that has not greeted, is not listened to any longer: what it tells then is not heard.
-The end of a greeted engine its socket tells."""
+"""After which a peer is not listened to any longer; an engine's socket tells its end."""
+FEED_GREETING_S = 3.0
+"""So long a subscription waits for a peer or an engine that was reached and does not greet; what it tells is not heard."""
 NAMES_AT_ONCE = 1024
 """Channels or patterns in one command, of a client or of ours."""
 MOST_NAMES = (16384, 128, 16384)
@@ -177,7 +178,7 @@ cdef class Feed(Backend):
         agent's to judge."""
         cdef double silent = now - self.heard
         if not self.is_ready:
-            if silent > FEED_SILENCE_S:
+            if silent > FEED_GREETING_S:
                 self.lose("it did not answer our greeting in time")
         elif self.target.partition >= 0:
             if silent > FEED_SILENCE_S and self.sent.head is not None:

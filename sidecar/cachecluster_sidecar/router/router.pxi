@@ -22,6 +22,7 @@ cdef class Router:
         self.dirty = []
         self.touched = []
         self.clients = {}
+        self.looking = set()
         self.tick_timer = None
         self.park_timeout = 8.0
         self.max_clients = 10000
@@ -246,10 +247,13 @@ cdef class Router:
         """A connection ended."""
         if self.clients.pop(client.id, None) is None:
             return
+        self.looking.discard(client.id)
         if client.peer or client.over_limit:
             self.peer_count -= 1
         else:
             self.client_count -= 1
+        if self.on_left is not None:
+            self.on_left()
 
     cdef void settle_touched(self):
         """Write the replies of this turn: one write for each client."""

@@ -144,22 +144,23 @@ class Share:
     def listen(self, host: str, port: int, backlog: int, *, cluster: bool) -> Listener:
         """Accept connections on a port, for this worker and the others."""
         self._takes = True
-        self._note()
+        self.note()
         return Listener(host, port, backlog, lambda connection: self._place(cluster, connection))
 
     def leave(self) -> None:
         """Others pass nothing on to this worker any more."""
         self._takes = False
-        self._note()
+        self.note()
 
     def _path(self, worker: int) -> Path:
         return self._run_dir / f"router-{worker}.take"
 
-    def _note(self) -> None:
+    def note(self) -> None:
+        """Tell how many connections there are, after one came or went."""
         self._figures.tell(self._served() + self._coming if self._takes else NOBODY)
 
     def _place(self, cluster: bool, connection: socket.socket) -> None:
-        self._note()
+        self.note()
         if any(self._pass(worker, cluster, connection) for worker in self._figures.fewer()):
             connection.close()
         else:
@@ -180,7 +181,7 @@ class Share:
     def _take(self, cluster: bool, connection: socket.socket) -> None:
         task = self._loop.create_task(self._serve_it(cluster, connection))
         self._coming += 1
-        self._note()
+        self.note()
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -191,7 +192,7 @@ class Share:
             log.debug("a connection ended before it was served: %s", error)
         finally:
             self._coming -= 1
-            self._note()
+            self.note()
 
     def _receive(self) -> None:
         for _ in range(AT_ONCE):
@@ -200,6 +201,8 @@ class Share:
             except BlockingIOError:
                 break
             self._figures.received()
+            if not files:
+                log.error("a connection was lost: no file is left for it")
             for file in files:
                 self._take(port == b"c", socket.socket(fileno=file))
-        self._note()
+        self.note()

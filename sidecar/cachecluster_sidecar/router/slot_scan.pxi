@@ -4,14 +4,20 @@
 
 cdef enum:
     C_SLOT_STEP = 512
-    C_SLOT_COUNTED = 1048576
+    C_SLOT_COUNTED = 65536
+    C_SLOT_KEY_BYTES = 128
+    C_SLOT_SCANS = 8
 
 SLOT_STEP_KEYS = C_SLOT_STEP
 """Keys that an engine looks at in one step."""
 MOST_COUNTED_ONCE = C_SLOT_COUNTED
 """Keys of a slot that are counted once each though an engine that resizes its table tells them again."""
+MOST_SLOT_SCANS = C_SLOT_SCANS
+"""Of all clients of a router at once; what each has found takes up to some 16 MiB."""
 cdef bytes NO_NUMBER = b"-ERR value is not an integer or out of range\r\n"
-cdef bytes TOO_MANY_KEYS = b"-ERR these keys of the slot are more than %d bytes: ask for fewer\r\n" % HELD_PAUSE_BYTES
+cdef bytes TOO_MANY_KEYS = b"-ERR these keys of the slot take more than %d bytes here: ask for fewer\r\n" % HELD_PAUSE_BYTES
+cdef bytes TOO_MANY_SCANS = b"-TRYAGAIN %d slots are being looked through here, the most there may be; try later\r\n" % C_SLOT_SCANS
+cdef bytes SCAN_ENDED = b"-TRYAGAIN this pod is leaving and looks no further; send it again\r\n"
 
 
 cdef object engine_integer(bytes digits):
@@ -44,6 +50,10 @@ cdef bint serve_slot(Client c, Command* command, const char* frame, Py_ssize_t n
     if (not counts and numbers[1] == 0) or (c.cluster and not p.at_home() and p.owner is not None):
         c.reply(b":0\r\n" if counts else b"*0\r\n")
         return True
+    if len(c.router.looking) >= C_SLOT_SCANS:
+        c.refuse(TOO_MANY_SCANS)
+        return True
+    c.router.looking.add(c.id)
     looks = SlotScan.__new__(SlotScan)
     looks.slot = numbers[0]
     looks.counts = counts
@@ -72,18 +82,27 @@ cdef void take_step(Split split, at):
 cdef bint goes_on(Split split):
     """Take the keys of a step, and the next step; False: it was the last."""
     cdef Client c = split.parent.client
-    cdef bytes reply = split.replies[0]
-    if c.closed or reply[0] == c"-":
+    at = next_step(split)
+    if at is None:
+        c.router.looking.discard(c.id)
         return False
-    if split.tag != (<Partition>c.router.lines[split.parent.partition]).tag:
-        split.looks.begin()
-        at = 0
-    else:
-        at = split.looks.take(reply)
-        if at == 0:
-            return False
     take_step(split, at)
     return True
+
+
+cdef object next_step(Split split):
+    """The engine's cursor of the next step, when this one's keys were taken; None: there is none."""
+    cdef Client c = split.parent.client
+    cdef bytes reply = split.replies[0]
+    if c.closed or reply[0] == c"-":
+        return None
+    if c.leaving:
+        split.replies[0] = SCAN_ENDED
+        return None
+    if split.tag != (<Partition>c.router.lines[split.parent.partition]).tag:
+        split.looks.begin()
+        return 0
+    return split.looks.take(reply) or None
 
 
 @cython.final
@@ -114,7 +133,7 @@ cdef class SlotScan:
         if told in self.found or (not self.counts and self.is_full()):
             return
         self.total += 1
-        self.size += PyBytes_GET_SIZE(key)
+        self.size += PyBytes_GET_SIZE(key) + C_SLOT_KEY_BYTES
         if not self.counts or self.total <= C_SLOT_COUNTED:
             self.found.add(told)
 
