@@ -103,6 +103,8 @@ SPEC_RULES = (
 
 READS_ASIDE = ("replica", "nearest-zone")
 """The values of spec.reads with which replicas answer reads."""
+READ_LAG_GRACE_S = 1.0
+"""How long a copy that falls behind stays in the in-sync set where it may be read."""
 
 
 class CacheClusterSpec(Part):
@@ -153,7 +155,9 @@ class CacheClusterSpec(Part):
         " when every in-sync copy has what it tells. replica: plain reads may be answered by an in-sync replica on the"
         " pod that the client is connected to, which saves a hop. nearest-zone: also by one on another pod of that"
         " pod's zone, when the primary is in another zone. What a replica answers may lack the newest writes, also the"
-        " client's own: at most about isr.maxLag, and those of the last 3.5 seconds. Applied live.",
+        " client's own: those of the last 3.5 seconds when it no longer hears its primary, and about isr.maxLag when it"
+        " does; one that falls behind while it hears its primary leaves the in-sync set, and is read no more, after"
+        " about five seconds. Applied live.",
     )
     sync: Sync = Field(default_factory=Sync, description="What durability: sync waits for.")
     eviction: Eviction = Field(
@@ -387,4 +391,5 @@ def timing_of(spec: CacheClusterSpec) -> Timing:
         repair_delay=float(spec.repair.delay_seconds),
         max_concurrent_syncs=spec.repair.max_concurrent_syncs,
         max_syncs_per_pod=SYNCS_PER_POD,
+        lag_grace=READ_LAG_GRACE_S if spec.reads in READS_ASIDE else Timing().lag_grace,
     )

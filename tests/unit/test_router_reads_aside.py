@@ -95,7 +95,7 @@ def test_what_comes_from_a_copy_that_may_be_read_no_more_is_not_told() -> None:
     assert client.frames() == [NEW] and pod.replica_reads() == 0
 
 
-@pytest.mark.parametrize("refusal", [b"-LOADING the dataset\r\n", b"-MASTERDOWN Link\r\n", b"-BUSY a script\r\n"])
+@pytest.mark.parametrize("refusal", [b"-LOADING the dataset\r\n", b"-BUSY a script\r\n", b"-ERR unknown command\r\n"])
 def test_a_copy_that_cannot_tell_what_it_holds_leaves_the_answer_to_the_primary(refusal: bytes) -> None:
     pod = Pod()
     client = pod.world.client()
@@ -128,6 +128,9 @@ def test_what_a_lost_copy_was_asked_the_primary_answers(lost: str, monkeypatch: 
         replica.protocol.connection_lost(None)
     else:
         monkeypatch.setitem(vars(core), "ASIDE_SILENCE_S", -1.0)
+        pod.world.router.tick()
+        assert not replica.ended, "it may answer something slow"
+        pod.world.set_readable(0, -0.001)
         pod.world.router.tick()
         assert replica.ended
     assert sent(pod.world, primary) == GET * 2
@@ -202,6 +205,8 @@ def test_a_client_may_ask_for_the_primary(cluster: bool) -> None:
         client.feed(request("CACHECLUSTER", "READS", "primary") + GET)
         pod.world.loop.wait()
         assert client.frames() == [b"+OK\r\n", MOVED, b"+OK\r\n", MOVED]
+        client.feed(request("MULTI") + request("CACHECLUSTER", "READS", "default") + request("EXEC"))
+        assert [reply[:1] for reply in client.frames()] == [b"+", b"-", b"-"], "it is no part of a transaction"
         return
     replica, primary = pod.connected(client)
     client.feed(request("CACHECLUSTER", "READS", "PRIMARY") + GET)
@@ -275,7 +280,9 @@ def test_a_replica_in_the_zone_answers_when_the_primary_is_in_another() -> None:
         assert client.frames() == [NIL, NEW, NEW] and pod.replica_reads() == 0
 
 
-@pytest.mark.parametrize(("own", "primary", "other"), [("a", "a", "a"), ("a", "b", "b"), ("", "", ""), ("", "b", "")])
+@pytest.mark.parametrize(
+    ("own", "primary", "other"), [("a", "a", "a"), ("a", "b", "b"), ("", "", ""), ("", "b", ""), ("a", "", "a")]
+)
 def test_another_pod_is_asked_only_in_this_zone_and_only_when_the_primary_is_in_another(
     own: str, primary: str, other: str
 ) -> None:
@@ -310,3 +317,23 @@ def test_a_peer_is_answered_by_a_copy_that_may_be_read_or_told_that_there_is_non
     replica.feed(OLD)
     assert peer.frames() == [OLD, b"-CCFAR\r\n", b"-CCFAR\r\n"]
     assert pod.replica_reads() == 0, "the router of its client counts it"
+
+
+def test_a_pod_in_the_zone_that_is_silent_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    pod = zoned("a", "b", "a", readable_s=-1.0)
+    client = pod.world.client()
+    client.feed(GET)
+    made = {engine.protocol.target.uid: engine for engine in pod.world.engines()}
+    made["uid-1"].feed(NIL)
+    client.frames()
+    client.feed(GET)
+    assert sent(pod.world, made["uid-2"]) == near_read()
+    sent(pod.world, made["uid-1"])
+    monkeypatch.setitem(vars(core), "ASIDE_SILENCE_S", -1.0)
+    pod.world.router.tick()
+    assert made["uid-2"].ended and sent(pod.world, made["uid-1"]) == GET
+    made["uid-1"].feed(NEW)
+    pod.world.loop.wait()
+    pod.world.engines()
+    client.feed(GET)
+    assert sent(pod.world, made["uid-1"]) == GET, "its answer would be waited for again"

@@ -318,7 +318,7 @@ class AgentLoop:
         if self._table is None:
             return
         changing = {command.partition for command in decision.commands if not isinstance(command, Configure)}
-        for partition in view.copies:
+        for partition in view.copies.keys() | changing:
             until_ns = 0 if partition in changing else readable_until(view, partition)
             if until_ns != self._table.readable_ns(partition):
                 self._table.write_readable(partition, until_ns)

@@ -11,8 +11,10 @@
 # waits until what it has asked of replicas is answered.
 
 cdef bytes FAR = b"-CCFAR\r\n"
-# What engines answer that cannot tell what they hold, and routers whose copy may not be read, or that do not know NEAR.
-cdef tuple NO_ANSWERS = (b"-LOADING ", b"-MASTERDOWN ", b"-BUSY ", b"-NOAUTH ", b"-NOPERM ")
+# An error that lies with the client. Any other the primary may not have: a replica may be loading, or be of a version that
+# does not know the command.
+cdef tuple OWN_ERRORS = (b"-WRONGTYPE ", b"-ERR syntax error", b"-ERR value is not", b"-ERR wrong number of arguments")
+# What routers answer whose copy may not be read, or that do not know NEAR.
 cdef tuple REFUSALS = (b"-CCFAR", b"-CCGATE ", b"-ERR unknown CACHECLUSTER ")
 
 
@@ -43,7 +45,7 @@ cdef class Reader(Backend):
         if near and frame[0] == c"-" and begins_with(frame, n, REFUSALS):
             p.near_after = seconds() + NEAR_PAUSE_S
             self.give_back(r)
-        elif (not near and not p.readable()) or (frame[0] == c"-" and begins_with(frame, n, NO_ANSWERS)):
+        elif (not near and not p.readable()) or (frame[0] == c"-" and not begins_with(frame, n, OWN_ERRORS)):
             self.give_back(r)
         else:
             self.router.counters.replica_reads += not r.client.peer
@@ -62,6 +64,7 @@ cdef class Reader(Backend):
         else:
             frame = r.frame()
             r.keyless = False
+            self.router.counters.retried += 1
             p.submit(r, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
 
 
@@ -157,9 +160,14 @@ cdef void serve_near(Client c, list arguments):
     r = c.append()
     r.slot = int(slot)
     r.partition = p.index
+    router.counters.relayed += 1
     b.add(r, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
 
 
 cdef bint is_about_reads(Client c, list arguments):
-    """A client of the front port says who may answer its reads."""
-    return not is_nobody(c) and c.queue is None and len(arguments) == 3 and arguments[1].upper() == b"READS"
+    """A client says who may answer its reads."""
+    return not is_nobody(c) and c.queue is None and names_reads(arguments)
+
+
+cdef bint names_reads(list arguments):
+    return len(arguments) == 3 and arguments[1].upper() == b"READS"

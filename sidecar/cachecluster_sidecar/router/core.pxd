@@ -670,6 +670,7 @@ cdef class Router:
     cdef void hurry(self)
     cdef void look_at_target(self, Target target, double now)
     cdef void look_at_retired(self, double now)
+    cdef bint is_patient_with(self, Backend b)
     cdef void look_at_backend(self, Backend b, double now)
     cdef void look_after(self, double now)
     cdef bint has_lost_partition(self, Backend b, double silent, double now)

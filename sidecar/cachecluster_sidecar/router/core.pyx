@@ -183,6 +183,8 @@ ASIDE_SILENCE_S = 1.0
 """How long a replica that was asked may be silent; then its primary is."""
 NEAR_PAUSE_S = 0.5
 """How long the replicas of other pods are not asked after one of them could not answer."""
+SILENT_PAUSE_S = 2.0
+"""The same when one of them did not answer."""
 RETRY_FIRST_S = 0.01
 RETRY_MAX_S = 0.25
 """Wait before dialling a backend again: the first time, and at most; doubled in between."""

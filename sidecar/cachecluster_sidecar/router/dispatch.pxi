@@ -136,7 +136,9 @@ cdef bint serve_unknown(Client c, const char* frame):
         serve_link(c, arguments)
     elif c.peer and len(arguments) == 4 and name == b"CACHECLUSTER" and arguments[1] == b"NEAR":
         serve_near(c, arguments)
-    elif (c.cluster or is_about_reads(c, arguments)) and name.upper() == b"CACHECLUSTER":
+    elif name.upper() == b"CACHECLUSTER" and (
+        is_about_reads(c, arguments) or (c.cluster and not names_reads(arguments))
+    ):
         reply = c.router.answers(c, "cachecluster", arguments)
         if reply is None:
             return False

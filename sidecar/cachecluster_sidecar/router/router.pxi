@@ -168,7 +168,7 @@ cdef class Router:
             p.reader = Target(self, f"the copy of partition {p.index}", path)
             p.reader.reads = True
         p.near = None
-        if self.zone_reads and zone and members.get(routes["primaries"][p.index], {}).get("zone") != zone:
+        if self.zone_reads and zone and members.get(routes["primaries"][p.index], {}).get("zone") not in (None, "", zone):
             near = [uid for uid in routes["replicas"][p.index] if uid in self.peers and members[uid].get("zone") == zone]
             p.near = [self.reader_of(uid) for uid in near] or None
 
@@ -591,6 +591,11 @@ cdef class Router:
                 busy.append(target)
         self.retired = busy
 
+    cdef bint is_patient_with(self, Backend b):
+        """Is it a copy on this pod that may still be read, and answers something slow?"""
+        cdef Request r = b.sent.head
+        return b.target.uid is None and r is not None and (<Partition>self.lines[r.partition]).readable()
+
     cdef void look_at_backend(self, Backend b, double now):
         """Cut a connection whose replies nobody may wait for any longer."""
         cdef double silent = now - b.heard
@@ -602,7 +607,10 @@ cdef class Router:
         if b.idle():
             return
         if b.target.reads:
-            if silent > ASIDE_SILENCE_S:
+            if silent > ASIDE_SILENCE_S and not self.is_patient_with(b):
+                for p in self.lines:
+                    if p.near is not None and b.target in p.near:
+                        p.near_after = now + SILENT_PAUSE_S
                 b.lose("it was silent")
             return
         if b.target.partition >= 0:
