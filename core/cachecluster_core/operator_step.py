@@ -53,9 +53,10 @@ __all__ = [
 
 def remember(view: OperatorView) -> Memory:
     """The memory for this view: what still is so keeps its time, what has just begun gets `now`, the rest goes."""
-    if view.map is None:
-        return Memory()
     old, now = view.memory, view.now
+    unmapped = {pod.uid: old.unmapped.get(pod.uid, now) for pod in view.pods} if rebuild.is_due(view) else {}
+    if view.map is None:
+        return Memory(unmapped=unmapped)
     ungated: dict[tuple[int, int], float] = {}
     lagging: dict[tuple[int, CopyId], float] = {}
     placed: dict[tuple[int, tuple[str, ...]], float] = {}
@@ -75,7 +76,7 @@ def remember(view: OperatorView) -> Memory:
     short = {partition: old.short.get(partition, now) for partition in short_partitions(view)}
     idle = {pod: old.idle.get(pod, now) for pod in idle_pods(view)}
     down = {learner: old.down.get(learner, now) for learner in down_learners(view)}
-    return Memory(ungated, lagging, short, placed, idle, down)
+    return Memory(ungated, lagging, short, placed, idle, down, unmapped)
 
 
 def operator_step(view: OperatorView) -> OperatorDecision:

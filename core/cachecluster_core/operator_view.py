@@ -101,6 +101,7 @@ class Memory:
     copy, one that its primary requires and calls lagging. `short`: by partition, fewer copies on existing pods than
     asked for. `placed`: by partition, a partition without data has had these learners. `idle`: by pod UID, one that is
     not ready and holds no in-sync copy. `down`: by partition and pod UID, a learner whose process does not answer.
+    `unmapped`: by pod UID, there is no map, or it is below what agents have seen.
     """
 
     ungated: Mapping[tuple[int, int], float] = field(default_factory=dict)
@@ -109,6 +110,7 @@ class Memory:
     placed: Mapping[tuple[int, tuple[str, ...]], float] = field(default_factory=dict)
     idle: Mapping[str, float] = field(default_factory=dict)
     down: Mapping[tuple[int, str], float] = field(default_factory=dict)
+    unmapped: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

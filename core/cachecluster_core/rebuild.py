@@ -10,9 +10,23 @@ from .operator_view import OperatorView, PodView
 from .report import Process
 
 
+def is_due(view: OperatorView) -> bool:
+    """Is there no map, or is it below what some agent has seen?"""
+    if view.map is None:
+        return True
+    entries, existing = view.map.entries, {pod.uid for pod in view.pods}
+    reports = [it.report for uid, it in view.agents.items() if it.report is not None and uid in existing]
+    return any(
+        partition < len(entries) and seen.epoch > entries[partition].epoch
+        for report in reports
+        for partition, seen in (*report.copies.items(), *report.entries.items())
+    )
+
+
 def waiting_for(view: OperatorView) -> tuple[str, ...]:
     """Names of existing pods that must still tell what they have seen, or stay silent for so long that they can
-    have no authority any more. One whose sidecar has never run has seen nothing.
+    have no authority any more: they may have read the old map until it went, whoever heard of them. One whose sidecar
+    has never run has seen nothing.
 
     While the map is missing, a report made when its agent still acted on the old one does not count: it comes without
     the entries that the agent took.
@@ -22,7 +36,8 @@ def waiting_for(view: OperatorView) -> tuple[str, ...]:
     for pod in view.pods:
         agent = view.agents.get(pod.uid, PodView())
         told = agent.reporting and agent.report is not None and (view.map is not None or agent.report.version == "")
-        silent = agent.unreachable_since is not None and view.now - agent.unreachable_since >= patience
+        unmapped = view.memory.unmapped.get(pod.uid, view.now)
+        silent = agent.unreachable_since is not None and (view.now - max(agent.unreachable_since, unmapped) >= patience)
         # The kubelet's word may be older than a report.
         never_started = not agent.reporting and (not pod.host or (pod.unstarted and agent.report is None))
         if not (told or silent or never_started or pod.failed):

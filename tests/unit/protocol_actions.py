@@ -26,6 +26,7 @@ from protocol_values import (
     Operator,
     Redis,
     World,
+    new_operator,
     put,
     put_agent,
     put_operator,
@@ -214,7 +215,7 @@ def _operator_with_time(world: World, which: int) -> Actions:
         yield f"operator{which} reads", operator_reads(world, which)
     yield f"operator{which}", run_operator(world, which)
     if world.budget.operator_restarts:
-        fresh = Operator(reports=(None,) * len(world.redis))
+        fresh = new_operator(len(world.redis), world.rules)
         yield f"operator{which} restarts", put_operator(spend(world, "operator_restarts"), which, fresh)
 
 

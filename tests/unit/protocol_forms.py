@@ -158,7 +158,8 @@ def older_operator(operator: Operator, rules: Rules) -> Operator:
                 for it in fields(o.Memory)
             )
         )
-        return replace(operator, seen_at=max(operator.seen_at - 1, oldest), memory=memory)
+        heard = tuple(max(since - 1, oldest) for since in operator.heard)
+        return replace(operator, seen_at=max(operator.seen_at - 1, oldest), memory=memory, heard=heard)
 
     return remembered(("older", operator), make)
 

@@ -106,13 +106,15 @@ class Agent:
 @hashed_once
 @dataclass(frozen=True)
 class Operator:
-    """What one operator process remembers. `known` is False until it has read the map."""
+    """What one operator process remembers. `known` is False until it has read the map. `heard`: when each pod's report
+    came last, or the process started, where the map may be lost (else nothing asks for it)."""
 
     map: HashRing | None = None
     known: bool = False
     seen_at: int = CLOCK
     reports: tuple[Report | None, ...] = ()
     suspected: frozenset[int] = frozenset()
+    heard: tuple[int, ...] = ()
     memory: o.Memory = field(default_factory=lambda: o.Memory(*(Frozen() for _ in fields(o.Memory))))
 
 
@@ -240,12 +242,17 @@ def spend(world: World, name: str) -> World:
     return put(world, budget=world.budget.spend(name))
 
 
+def new_operator(pods: int, rules: Rules) -> Operator:
+    """An operator process that has just started."""
+    return Operator(reports=(None,) * pods, heard=(CLOCK,) * pods if rules.whole_reports else ())
+
+
 def start(pods: int, budget: Budget, operators: int = 1, rules: Rules = RULES) -> World:
     """A world before anything was done; pods exist, there is no map."""
     return World(
         redis=(Redis(),) * pods,
         agents=(Agent(),) * pods,
-        operators=(Operator(reports=(None,) * pods),) * operators,
+        operators=(new_operator(pods, rules),) * operators,
         budget=budget,
         rules=rules,
     )

@@ -207,7 +207,7 @@ def operator_view(world: World, which: int) -> o.OperatorView:
             else o.Suspicion.NONE
             if report is not None
             else o.Suspicion.UNKNOWN,
-            unreachable_since=0.0,
+            unreachable_since=float(operator.heard[i]) if operator.heard else 0.0,
         )
         for i, report in enumerate(operator.reports)
     }
@@ -301,7 +301,9 @@ def report(world: World, pod: int, which: int) -> World:
     def make() -> Operator:
         entry = operator.map.entries[0] if operator.map is not None else None
         formed = report_form(replace(made, draining=emptied), entry, world.rules)
-        after = replace(operator, reports=swap(operator.reports, pod, formed), suspected=operator.suspected - {pod})
+        heard = swap(operator.heard, pod, CLOCK) if operator.heard else ()
+        reports, suspected = swap(operator.reports, pod, formed), operator.suspected - {pod}
+        after = replace(operator, reports=reports, suspected=suspected, heard=heard)
         return operator if after == operator else after
 
     key = ("report", operator, pod, emptied, id(made))

@@ -8,17 +8,22 @@ import pytest
 from tests.unit.operator_views import NOW, PODS, STABLE, UNHEARD, decide, heard, view
 
 from cachecluster_core.hashring import Entry, State
-from cachecluster_core.operator_step import OperatorDecision, Pod, PodView, Suspicion
+from cachecluster_core.operator_step import OperatorDecision, OperatorView, Pod, PodView, Suspicion, remember
 
 pytestmark = pytest.mark.t0
 
 
-def without_map(pod: Pod, agent: PodView) -> OperatorDecision:
-    """The decision when this is the third pod, two report that they have seen no map, and there is none."""
+def unmapped(pod: Pod, agent: PodView) -> OperatorView:
+    """There is no map, two pods report that they have seen none, and this is the third."""
     unversioned = {uid: heard(uid) for uid in ("uid-a", "uid-b")}
     known = {uid: replace(it, report=replace(it.report, version="")) for uid, it in unversioned.items() if it.report}
     pods = (*PODS[:2], pod)
-    return decide(replace(view((Entry(),), known | {pod.uid: agent}, pods), map=None))
+    return replace(view((Entry(),), known | {pod.uid: agent}, pods), map=None)
+
+
+def without_map(pod: Pod, agent: PodView) -> OperatorDecision:
+    """What is decided then."""
+    return decide(unmapped(pod, agent))
 
 
 @pytest.mark.parametrize(
@@ -34,6 +39,17 @@ def test_a_new_cluster_does_not_wait_for_a_pod_that_has_never_run(pod: Pod) -> N
 def test_a_new_cluster_waits_for_a_pod_that_has_run() -> None:
     decision = without_map(PODS[2], UNHEARD)
     assert decision.map is None and decision.waiting_for == ("demo-2 to tell which map it has seen",)
+
+
+@pytest.mark.parametrize(("seconds", "is_made"), [(890.0, False), (1000.0, True)])
+def test_a_silent_pod_may_have_read_the_map_until_it_went_whoever_has_heard_of_it(
+    seconds: float, is_made: bool
+) -> None:
+    silent = replace(heard("uid-c", None, {0: STABLE}), suspicion=Suspicion.SUSPECTED, unreachable_since=NOW - 1e6)
+    gone = unmapped(PODS[2], silent)
+    later = decide(replace(gone, memory=remember(gone), now=NOW + seconds))
+    assert (later.map is not None) == is_made
+    assert later.waiting_for == (() if is_made else ("demo-2 to tell which map it has seen",))
 
 
 def test_a_report_is_believed_before_a_kubelet_that_has_not_heard_of_the_start() -> None:

@@ -120,8 +120,10 @@ def test_a_token_from_below_the_floor_that_is_taken_is_noticed(monkeypatch: pyte
 def test_all_sealed_copies_of_the_in_sync_set_have_the_same_rank_term() -> None:
     """So that without time only whether there is one is kept: offsets alone rank them."""
     compared = 0
-    for seed in range(12):
+    for seed in range(24):
         chance, world = random.Random(seed), everything()
+        if seed % 2:  # a map that is lost takes long to be rebuilt
+            world = v.put(world, budget=replace(world.budget, map_losses=0))
         for _ in range(300):
             step = random_step(world, chance)
             if step is None:
