@@ -16,11 +16,9 @@ def is_due(view: OperatorView) -> bool:
         return True
     entries, existing = view.map.entries, {pod.uid for pod in view.pods}
     reports = [it.report for uid, it in view.agents.items() if it.report is not None and uid in existing]
-    return any(
-        partition < len(entries) and seen.epoch > entries[partition].epoch
-        for report in reports
-        for partition, seen in (*report.copies.items(), *report.entries.items())
-    )
+    seen = [(partition, copy.epoch) for report in reports for partition, copy in report.copies.items()]
+    seen += [(partition, entry.epoch) for report in reports for partition, entry in report.entries.items()]
+    return any(partition < len(entries) and epoch > entries[partition].epoch for partition, epoch in seen)
 
 
 def waiting_for(view: OperatorView) -> tuple[str, ...]:
