@@ -164,6 +164,12 @@ class LocalProcess:
         found = next(c for c in self.status()["conditions"] if c["type"] == "Progressing")
         return found["reason"], found["message"]
 
+    def scale_out_and_in(self, nodes: int) -> None:
+        """A node more, and back to so many, each time until every copy is there."""
+        for count in (nodes + 1, nodes):
+            self.scale(count)
+            self.wait_complete()
+
     def wait_complete(self, seconds: float = 120.0, copies: int = 2) -> float:
         """Until the wanted nodes are there, nothing is being changed, and all is whole; the seconds it took."""
 

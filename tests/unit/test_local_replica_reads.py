@@ -89,7 +89,7 @@ class Clock:
             count = self._answered[-1][1] + 1
             self._client.mset(dict.fromkeys(self.keys, count))
             self._answered.append((time.monotonic(), count))
-            time.sleep(0.005)
+            self._stop.wait(0.005)
 
     def least_at(self, when: float) -> int:
         """The count that had been answered by then."""
@@ -116,7 +116,7 @@ class Reader(threading.Thread):
                 if min(counts) < least:
                     self.too_old.append(f"{counts} at {self._address}, {least} was answered {OLDEST_S} s before")
                 self.reads += 1
-                time.sleep(0.005)
+                self._ended.wait(0.005)
 
     def end(self) -> None:
         self._ended.set()
@@ -229,10 +229,7 @@ def test_what_is_read_is_not_older_while_copies_move(local: LocalProcess) -> Non
         for reader in readers:
             reader.start()
         try:
-            local.scale(4)
-            local.wait_complete()
-            local.scale(3)
-            local.wait_complete()
+            local.scale_out_and_in(3)
         finally:
             for reader in readers:
                 reader.end()

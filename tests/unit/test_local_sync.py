@@ -99,10 +99,7 @@ def test_planned_changes_lose_nothing_and_give_no_error(local: LocalProcess) -> 
         load.fill()
         load.start()
         try:
-            local.scale(4)
-            local.wait_complete()
-            local.scale(3)
-            local.wait_complete()
+            local.scale_out_and_in(3)
         finally:
             load.stop()
         result = load.result()
