@@ -9,6 +9,7 @@ from .agent_view import HandoverWord, TakenOver
 from .copy_state import CopyState
 from .gate_step import SHUT
 from .hashring import CopyId, State
+from .replica_reads import readable_until
 from .report import CopyReport, Process
 
 
@@ -43,6 +44,7 @@ def report_of(state: CopyState) -> CopyReport:
         required=_held(state) if confirmed else (),
         taken_over_epoch=marks.taken_over_epoch if state.adopted else 0,
         gave_up_epoch=marks.hand_over.epoch if state.adopted and marks.hand_over.gave_up else 0,
+        readable=readable_until(state) > 0,
         used_memory=copy.used_memory,
         keys=copy.keys,
         silent_s=copy.silent_s,

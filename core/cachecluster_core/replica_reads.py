@@ -3,12 +3,12 @@
 What it answers may be old, but only so old: its link to the primary of the map was up and not silent for longer than
 `LINK_SILENT_S` when it was last looked at, which the word outlives by `LOOK_S`, and the map was confirmed within
 `MAP_S`, so that a primary that was replaced, and its replicas that do not know it, are not read for longer either.
-How far behind it may be while the link is up is what the in-sync set bounds (`isr.maxLag`).
+How far behind it may be while the link is up is what the in-sync set bounds (`isr.maxLag`): hence not while the primary
+asks for promises, for then it cannot read the map, and no copy leaves the set.
 """
 
 from __future__ import annotations
 
-from .agent_view import AgentView
 from .copy_state import CopyState
 from .gate_step import SHUT
 from .hashring import State
@@ -22,11 +22,11 @@ MAP_S = 2.0
 """The map is read every second."""
 
 
-def readable_until(view: AgentView, partition: int) -> int:
+def readable_until(state: CopyState) -> int:
     """Until when (CLOCK_BOOTTIME, nanoseconds) the copy of the partition here may answer reads; 0: it may not."""
-    if view.map is None or view.map.settings.reads_from == "primary":
+    view = state.view
+    if view.map is None or view.map.settings.reads_from == "primary" or state.marks.promised_until_ns > view.now_ns:
         return 0
-    state = CopyState(view, partition)
     entry, copy = state.entry, state.copy
     if entry is None or entry.state is not State.STABLE or state.gate.gate_epoch != SHUT:
         return 0

@@ -43,7 +43,8 @@ class CopyReport:
     process was started. `required` is what the primary requires at `required_epoch`, confirmed by every router;
     `lagging` are those that it requires, in-sync members or not yet, that are not attached to it or fall behind.
     `taken_over_epoch` is the epoch of the hand-over by which this very copy became primary, `gave_up_epoch` the one in
-    which it, as primary, gave the hand-over up before a token was sent (0: none).
+    which it, as primary, gave the hand-over up before a token was sent (0: none). `readable`: it may answer reads in
+    its primary's place.
     Offsets are bytes of the replication stream; memory and keys are for people.
     """
 
@@ -65,6 +66,7 @@ class CopyReport:
     required: tuple[CopyId, ...] = ()
     taken_over_epoch: int = 0
     gave_up_epoch: int = 0
+    readable: bool = False
     used_memory: int = 0
     keys: int = 0
     silent_s: float = 0.0

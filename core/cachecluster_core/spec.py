@@ -103,8 +103,6 @@ SPEC_RULES = (
 
 READS_ASIDE = ("replica", "nearest-zone")
 """The values of spec.reads with which replicas answer reads."""
-READ_LAG_GRACE_S = 1.0
-"""How long a copy that falls behind stays in the in-sync set where it may be read."""
 
 
 class CacheClusterSpec(Part):
@@ -391,5 +389,4 @@ def timing_of(spec: CacheClusterSpec) -> Timing:
         repair_delay=float(spec.repair.delay_seconds),
         max_concurrent_syncs=spec.repair.max_concurrent_syncs,
         max_syncs_per_pod=SYNCS_PER_POD,
-        lag_grace=READ_LAG_GRACE_S if spec.reads in READS_ASIDE else Timing().lag_grace,
     )

@@ -239,6 +239,7 @@ def fresh_report(world: World, pod: int, entry: Entry) -> Report:
 
 
 def _choices(world: World, reports: tuple[Report, ...]) -> tuple[HashRing, ...]:
+    """Nothing is looked for beyond the loss of a partition: no write that was made before it is kept."""
     operator = Operator(map=world.map, known=True, reports=reports)
     base = operator_view(put(world, operators=(operator,)), 0)
     primary = world.entry.primary.pod if world.entry is not None and world.entry.primary is not None else None
@@ -255,12 +256,9 @@ def _choices(world: World, reports: tuple[Report, ...]) -> tuple[HashRing, ...]:
         decided = o.operator_step(replace(view, memory=memory)).map
         if decided is not None:
             rings[map_form(decided)] = None
-    return tuple(sorted((ring for ring in rings if ring != world.map and not _is_lost(ring)), key=repr))
-
-
-def _is_lost(ring: HashRing) -> bool:
-    """Without time nothing is looked for beyond the loss of a partition: no write that was made before it is kept."""
-    return ring.entries[0].state is State.LOST
+    unwanted = {State.LOST} if world.rules.hand_overs else {State.LOST, State.MOVING}
+    wanted = (ring for ring in rings if ring != world.map and ring.entries[0].state not in unwanted)
+    return tuple(sorted(wanted, key=repr))
 
 
 def _told(view: o.OperatorView, suspected: str | None, emptied: str | None) -> dict[str, o.PodView]:

@@ -46,10 +46,9 @@ TIMED = Rules(
 """As short as the waits can be: nothing but their order matters."""
 
 
-def timeless(pods: int, budget: Budget, epochs: int, copies: int = 2, to_rest: bool = True) -> World:
+def timeless(pods: int, budget: Budget, epochs: int, to_rest: bool = True, hand_overs: bool = True) -> World:
     """A served partition whose epoch may still grow so often; `to_rest`: agents act until they have nothing to do."""
-    settings = replace(TIMELESS.settings, replication_factor=copies)
-    world = served(pods, budget, rules=replace(TIMELESS, settings=settings, to_rest=to_rest))
+    world = served(pods, budget, rules=replace(TIMELESS, to_rest=to_rest, hand_overs=hand_overs))
     return _until(put(world, agents=tuple(agent_form(it, world.rules) for it in world.agents)), epochs)
 
 
@@ -92,6 +91,9 @@ COMPLETE: dict[str, Callable[[], World]] = {
     "grow then shrink, two copies on three pods, 4 epochs": lambda: timeless(3, Budget(writes=1), 3),
     "an agent restarts, two copies on three pods, 4 epochs": lambda: timeless(3, Budget(writes=1, agent_restarts=1), 3),
     "a process is killed, two copies on three pods, 4 epochs": lambda: timeless(3, Budget(writes=1, kills=1), 3),
+    "a process is killed without hand-overs, two copies on three pods, 4 epochs": lambda: timeless(
+        3, Budget(writes=1, kills=1), 3, hand_overs=False
+    ),
     "an agent restarts beside a learner, 4 epochs": lambda: _until(
         one_in_sync(timeless(2, Budget(writes=1, agent_restarts=1), 0)), 3
     ),

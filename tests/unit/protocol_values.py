@@ -154,14 +154,16 @@ class Budget:
 class Rules:
     """What stays the same in a world. `last_epoch`: what would raise the epoch above it does not happen (0: no bound).
     `timeless`: see `protocol_actions`. `to_rest`: an agent acts on what it learns, until it has nothing more to do.
-    `delayed` are pods whose reads, and promises to whom, take their time. `whole_reports`: the map may be lost, so that
-    everything in a report matters. `variant` names a deliberate mistake."""
+    `hand_overs`: an operator without time may hand a primary over. `delayed` are pods whose reads, and promises to
+    whom, take their time. `whole_reports`: the map may be lost, so that everything in a report matters. `variant` names
+    a deliberate mistake."""
 
     settings: Settings = SETTINGS
     timing: o.Timing = TIMING
     timeless: bool = False
     to_rest: bool = False
     last_epoch: int = 0
+    hand_overs: bool = True
     delayed: frozenset[int] = frozenset()
     whole_reports: bool = False
     variant: str = ""

@@ -52,6 +52,14 @@ def test_a_silent_pod_may_have_read_the_map_until_it_went_whoever_has_heard_of_i
     assert later.waiting_for == (() if is_made else ("demo-2 to tell which map it has seen",))
 
 
+def test_a_map_that_cannot_be_read_is_not_a_map_that_went() -> None:
+    silent = replace(heard("uid-c", None, {0: STABLE}), suspicion=Suspicion.SUSPECTED, unreachable_since=NOW - 1e6)
+    unknown = replace(unmapped(PODS[2], silent), map_known=False)
+    memory = remember(replace(unknown, memory=remember(unknown), now=NOW + 1000.0))
+    first_read = replace(unknown, map_known=True, memory=memory, now=NOW + 1000.0)
+    assert decide(replace(first_read, memory=remember(first_read))).map is None
+
+
 def test_a_report_is_believed_before_a_kubelet_that_has_not_heard_of_the_start() -> None:
     fell_silent = replace(heard("uid-c", None, {0: STABLE}), suspicion=Suspicion.SUSPECTED, unreachable_since=NOW)
     assert without_map(replace(PODS[2], unstarted=True), fell_silent).map is None

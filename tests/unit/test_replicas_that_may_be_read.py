@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cachecluster_core import pod_table
-from cachecluster_core.agent_step import NOWHERE, AgentView, CopyView, GateView
+from cachecluster_core.agent_step import NOWHERE, AgentView, CopyView, GateView, agent_step
+from cachecluster_core.copy_state import CopyState
 from cachecluster_core.hashring import CopyId, Entry, HashRing, Member, Settings, State
 from cachecluster_core.pod_table import Marks
 from cachecluster_core.replica_reads import LINK_SILENT_S, LOOK_S, MAP_S, readable_until
@@ -37,7 +38,10 @@ def until(
     confirmed_at_ns: int = 100 * S,
 ) -> int:
     ring = HashRing("demo", MEMBERS, (entry,), Settings(reads_from=reads_from), version="7")
-    return readable_until(AgentView("uid-a", ring, confirmed_at_ns, 100 * S, {}, {0: marks}, {0: gate}, {0: copy}), 0)
+    view = AgentView("uid-a", ring, confirmed_at_ns, 100 * S, {}, {0: marks}, {0: gate}, {0: copy})
+    report = agent_step(view).report
+    assert report is not None and report.copies[0].readable is (readable_until(CopyState(view, 0)) > 0)
+    return readable_until(CopyState(view, 0))
 
 
 def test_a_copy_may_be_read_a_moment_longer_than_it_was_seen_in_sync_by_a_map_that_was_just_confirmed() -> None:
@@ -49,7 +53,7 @@ def test_a_copy_may_be_read_a_moment_longer_than_it_was_seen_in_sync_by_a_map_th
 
 def test_only_where_the_spec_allows_it() -> None:
     assert until(reads_from="primary") == 0
-    assert readable_until(AgentView("uid-a", None, 0, 1, {}, {0: MARKS}, {0: SHUT}, {0: COPY}), 0) == 0
+    assert readable_until(CopyState(AgentView("uid-a", None, 0, 1, {}, {0: MARKS}, {0: SHUT}, {0: COPY}), 0)) == 0
 
 
 @pytest.mark.parametrize(
@@ -92,6 +96,11 @@ def test_not_while_its_gate_is_open_nor_without_history() -> None:
     assert until(gate=GateView(5, 1, 200 * S, confirmed=True)) == 0
     assert until(marks=replace(MARKS, rank_term=0)) == 0
     assert until(marks=replace(MARKS, run_id="another")) == 0
+
+
+def test_not_while_its_primary_lives_by_promises_when_no_copy_that_falls_behind_leaves_the_set() -> None:
+    assert until(marks=replace(MARKS, promised_epoch=5, promised_until_ns=100 * S + 1)) == 0
+    assert until(marks=replace(MARKS, promised_epoch=5, promised_until_ns=100 * S)) == until()
 
 
 def test_the_word_of_the_table_is_of_one_boot_and_apart_from_the_gate(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from cachecluster_core.agent_view import (
     Restart,
     Start,
 )
+from cachecluster_core.copy_state import CopyState
 from cachecluster_core.handover import is_shutting
 from cachecluster_core.hashring import HashRing
 from cachecluster_core.partial_step import continued
@@ -52,7 +53,9 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.5
 HAND_OVER_TICK_S = 0.005
-"""While another agent's answer is waited for, or a gate is shut for a hand-over: its time must not pass unnoticed."""
+"""While a gate is shut for a hand-over: its time must not pass unnoticed."""
+ANSWER_TICK_S = 0.02
+"""While another agent's answer is waited for: it wakes the loop, and may not come for as long as the API is away."""
 QUICK_S = HOLD_S * 1.2
 """How long a copy is looked at quickly after a message of its primary, which comes again while it matters."""
 
@@ -211,7 +214,7 @@ class AgentLoop:
             now = self._loop.time()
             self._poll(now)
             if looking and next_look <= now:
-                next_look = now + HAND_OVER_TICK_S
+                next_look = now + (HAND_OVER_TICK_S if self._shutting else ANSWER_TICK_S)
                 self._look_after_handovers()
             if next_tick <= now:
                 next_tick = (now // TICK_S + 1) * TICK_S
@@ -319,7 +322,7 @@ class AgentLoop:
             return
         changing = {command.partition for command in decision.commands if not isinstance(command, Configure)}
         for partition in view.copies.keys() | changing:
-            until_ns = 0 if partition in changing else readable_until(view, partition)
+            until_ns = 0 if partition in changing else readable_until(CopyState(view, partition))
             if until_ns != self._table.readable_ns(partition):
                 self._table.write_readable(partition, until_ns)
 
