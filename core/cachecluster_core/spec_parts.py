@@ -104,7 +104,8 @@ class RouterLimits(Part):
         default="64Mi",
         description="Bytes, from 1Mi to 512Mi, of all commands in one router process that wait for a partition without"
         " an open gate, or are queued since MULTI. What comes beyond is answered TRYAGAIN, or an error within MULTI. It"
-        " counts in the memory limit of the sidecar: applied live, and pods are replaced one at a time.",
+        " counts in the memory limit of the sidecar: less is in effect at once, more when pods have been replaced, one"
+        " at a time, by such whose sidecar has the memory for it.",
     )
     parked_seconds: int = Field(
         default=8,
@@ -140,8 +141,8 @@ class Router(Part):
         default=10000,
         ge=1,
         le=1_000_000,
-        description="Client connections that each router process accepts. Applied live; pods are replaced one at"
-        " a time, because the memory limit of the sidecar follows.",
+        description="Client connections that each router process accepts. Fewer at once; more when pods have been"
+        " replaced, one at a time, by such whose sidecar has the memory for them.",
     )
     limits: RouterLimits = Field(
         default_factory=RouterLimits,

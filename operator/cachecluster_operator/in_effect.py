@@ -7,19 +7,25 @@ nothing remembered: an operator that starts in the middle of a change goes on wi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 
-from cachecluster_core.hashring import HashRing
+from cachecluster_core.hashring import HashRing, Settings
 from cachecluster_core.quantity import MIB
 from cachecluster_core.sizing import Sizing, size_copies
 from cachecluster_core.spec import CacheClusterSpec, settings_of, timing_of
-from cachecluster_core.spec_parts import Fencing, Repair
+from cachecluster_core.spec_parts import Fencing, Repair, Router
 
 from .capacity import Holdings, fits, has_evicted, holdings_of, nodes_to_size_for, sized_nodes
-from .labels import ENGINE_ANNOTATION, MEMORY_ANNOTATION, TEMPLATE_ANNOTATION
+from .labels import (
+    CLIENTS_ANNOTATION,
+    ENGINE_ANNOTATION,
+    MEMORY_ANNOTATION,
+    PARKED_ANNOTATION,
+    TEMPLATE_ANNOTATION,
+)
 from .pod_manifest import template_fingerprint
 from .snapshot import Desired
 
@@ -78,7 +84,7 @@ def in_effect(spec: CacheClusterSpec, pods: Sequence[Json], held: Holdings, paus
     desired = Desired(
         nodes=nodes,
         partitions=spec.partitions,
-        settings=settings_of(effective, memory, sized),
+        settings=_fitting_sidecars(settings_of(effective, memory, sized), existing, template),
         timing=timing_of(effective),
         trust_connection_refused=spec.fencing.trust_connection_refused,
         paused=paused,
@@ -202,6 +208,22 @@ def _memories(existing: Sequence[Json]) -> list[int]:
     """What existing pods were made for."""
     texts = (_text(pod, MEMORY_ANNOTATION) or "" for pod in existing)
     return [int(text) for text in texts if text.isdigit()]
+
+
+def _fitting_sidecars(settings: Settings, existing: Sequence[Json], template: str) -> Settings:
+    """As much as the sidecars of all existing pods were sized for: more would end them when it is used."""
+    older = [pod for pod in existing if _text(pod, TEMPLATE_ANNOTATION) != template]
+    usual = Router()
+    parked, clients = settings.park_max_bytes, settings.max_clients
+    for pod in older:
+        parked = min(parked, _number(pod, PARKED_ANNOTATION, usual.limits.parked_bytes))
+        clients = min(clients, _number(pod, CLIENTS_ANNOTATION, usual.max_clients))
+    return replace(settings, park_max_bytes=parked, max_clients=clients)
+
+
+def _number(pod: Json, annotation: str, default: int) -> int:
+    text = _text(pod, annotation) or ""
+    return int(text) if text.isdigit() else default
 
 
 def _text(pod: Json, annotation: str) -> str | None:

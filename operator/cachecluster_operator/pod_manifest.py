@@ -18,11 +18,13 @@ from .cluster_key import ClusterKey
 from .labels import (
     AGENT_PORT,
     CLIENT_PORT,
+    CLIENTS_ANNOTATION,
     CLUSTER_PORT,
     ENGINE_ANNOTATION,
     MEMORY_ANNOTATION,
     METRICS_PORT,
     NUMBER_LABEL,
+    PARKED_ANNOTATION,
     TEMPLATE_ANNOTATION,
     account_name,
     common_labels,
@@ -132,6 +134,8 @@ def _annotations(spec: CacheClusterSpec) -> dict[str, str]:
     return {
         TEMPLATE_ANNOTATION: template_fingerprint(spec),
         MEMORY_ANNOTATION: str(spec.memory_bytes),
+        PARKED_ANNOTATION: str(spec.router.limits.parked_bytes),
+        CLIENTS_ANNOTATION: str(spec.router.max_clients),
         ENGINE_ANNOTATION: spec.engine,
         "prometheus.io/scrape": "true",
         "prometheus.io/port": str(METRICS_PORT),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from cachecluster_sidecar.router.resp import ReplyFeed, encode_request
 PARTITIONS = 2
 OUTPUT_PAUSE_BYTES: int = vars(core)["OUTPUT_PAUSE_BYTES"]
 COMMANDS = load_commands()
+NOTHING_UNREAD, _ = os.pipe()
 BIG = b"$100000\r\n" + b"x" * 100_000 + b"\r\n"
 
 
@@ -58,6 +60,7 @@ class Transport:
         self.ended = False
         self._eof = False
         self._slow = slow
+        self.unread = NOTHING_UNREAD
         protocol.connection_made(self)
 
     def feed(self, data: bytes) -> None:
@@ -96,6 +99,9 @@ class Transport:
 
     def setsockopt(self, *_option: int) -> None:
         """This transport is its own socket."""
+
+    def fileno(self) -> int:
+        return self.unread
 
     def set_write_buffer_limits(self, high: int) -> None:
         """`slow` decides."""

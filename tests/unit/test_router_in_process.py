@@ -469,3 +469,14 @@ def test_a_subscription_waits_for_a_pod_that_is_slow_to_greet(monkeypatch: pytes
     (feed,) = world.engines()
     pongs(feed)
     assert client.frames() == [b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"]
+
+
+def test_a_router_that_ends_parks_nothing_more_whatever_it_is_told_of_the_partitions() -> None:
+    world = World()
+    client = world.client()
+    connected_engine(world, client)
+    world.router.give_up_parked(forwarded=True)
+    world.use_routes([0, 1], "", "uid-0")
+    client.feed(request("GET", key_of(0)))
+    world.router.tick()
+    assert [frame[:9] for frame in client.frames()] == [b"-TRYAGAIN"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -257,6 +258,18 @@ def test_idle_clients_are_disconnected_but_those_that_wait_or_listen_and_peers_a
     assert disconnected(world)["idle"] == 4, "the one that connected the engine, too"
     in_transaction.protocol.connection_lost(None)
     assert world.router.metrics()["parkedBytes"] == len(GET), "only what waits"
+
+
+def test_a_client_whose_command_has_just_come_is_not_idle() -> None:
+    world = World()
+    world.change_settings(idleTimeoutMs=20)
+    asks, idle = world.client(), world.client()
+    asks.unread, command = os.pipe()
+    os.write(command, b"*1")
+    tick_until(world, lambda: idle.ended)
+    assert not asks.ended
+    os.close(asks.unread)
+    os.close(command)
 
 
 def test_a_client_that_takes_its_replies_slowly_is_not_idle() -> None:

@@ -138,6 +138,37 @@ def test_what_a_lost_copy_was_asked_the_primary_answers(lost: str, monkeypatch: 
     assert client.frames() == [NEW, NEW]
 
 
+def test_a_copy_that_was_not_asked_for_long_is_not_called_silent_before_it_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pod = Pod()
+    client = pod.world.client()
+    replica, _ = pod.connected(client)
+    monkeypatch.setitem(vars(core), "ASIDE_SILENCE_S", -1.0)
+    client.feed(GET)
+    pod.world.set_readable(0, -0.001)
+    pod.world.router.tick()
+    assert not replica.ended
+    pod.world.set_readable(0)
+    assert sent(pod.world, replica) == GET
+    replica.feed(OLD)
+    assert client.frames() == [OLD]
+
+
+def test_reads_that_the_primary_answered_after_all_are_counted_once() -> None:
+    pod = Pod()
+    client = pod.world.client()
+    replica, primary = pod.connected(client)
+    before = pod.world.router.metrics()
+    client.feed(GET)
+    assert sent(pod.world, replica) == GET
+    replica.feed(b"-LOADING the dataset\r\n")
+    assert sent(pod.world, primary) == GET
+    after = pod.world.router.metrics()
+    assert after["partitions"][0] - before["partitions"][0] == 1
+    assert after["retried"] == before["retried"], "nothing was lost"
+
+
 def test_replies_keep_the_order_of_the_commands_whoever_answers_first() -> None:
     pod = Pod()
     client = pod.world.client()

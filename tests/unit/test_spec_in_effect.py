@@ -56,6 +56,24 @@ def test_durability_changes_without_a_roll() -> None:
     assert in_effect(wanted, pods(3), held(3)).desired.settings.sync
 
 
+def test_routers_park_and_accept_no_more_than_the_sidecars_of_all_pods_were_sized_for() -> None:
+    def of_routers(wanted: CacheClusterSpec, existing: list[dict[str, Any]]) -> tuple[int, int]:
+        settings = in_effect(wanted, existing, held(3)).desired.settings
+        return settings.park_max_bytes // MIB, settings.max_clients
+
+    small = spec(router={"maxClients": 500, "limits": {"parkedSize": "8Mi"}})
+    large = spec(router={"maxClients": 50_000, "limits": {"parkedSize": "512Mi"}})
+    assert of_routers(large, pods(3, small)) == (8, 500)
+    assert of_routers(large, pods(2, large) + pods(3, small)[2:]) == (8, 500)
+    assert of_routers(large, pods(3, large)) == (512, 50_000)
+    assert of_routers(small, pods(3, large)) == (8, 500)
+    assert of_routers(large, pods(3, spec(image="older"))) == (64, 10_000)
+    unsaid = pods(3, small)
+    for pod in unsaid:
+        pod["metadata"]["annotations"] = {"cachecluster.io/template": "as it was"}
+    assert of_routers(large, unsaid) == (64, 10_000), "what an operator made that did not say it"
+
+
 def test_a_new_cluster_gets_what_it_asks_for() -> None:
     effect = in_effect(spec(), [], Holdings())
     assert effect.desired.nodes == 3 and effect.pending == () and effect.memory == MEMORY

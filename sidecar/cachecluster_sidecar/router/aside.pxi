@@ -64,7 +64,7 @@ cdef class Reader(Backend):
         else:
             frame = r.frame()
             r.keyless = False
-            self.router.counters.retried += 1
+            p.requests -= 1
             p.submit(r, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
 
 

@@ -619,6 +619,7 @@ cdef class Router:
     cdef Py_ssize_t max_parked_bytes     # of both together
     cdef double park_timeout
     cdef double silence
+    cdef bint given_up           # nothing is parked any more, and no backend waited for
     cdef Py_ssize_t pipeline             # these and the next ones of one client
     cdef readonly Py_ssize_t request_max
     cdef readonly Py_ssize_t unread_replies_max

@@ -53,7 +53,8 @@ cdef class Router:
             self.make_lines(routes["partitions"])
         self.routes = routes
         self.self_uid = routes["self"]
-        self.park_timeout = settings["parkTimeoutMs"] / 1000
+        if not self.given_up:
+            self.park_timeout = settings["parkTimeoutMs"] / 1000
         self.max_parked_bytes = settings["parkMaxBytes"]
         self.max_clients = settings["maxClients"]
         self.use_limits(settings)
@@ -83,7 +84,8 @@ cdef class Router:
 
     cdef void use_limits(self, dict settings):
         """What one client may take from now on, and how long backends may be silent."""
-        self.silence = settings.get("silenceMs", SILENCE_S * 1000) / 1000
+        if not self.given_up:
+            self.silence = settings.get("silenceMs", SILENCE_S * 1000) / 1000
         self.pipeline = settings.get("pipelinedCommands", MAX_PIPELINE)
         self.request_max = settings.get("requestMaxBytes", MAX_REQUEST_BYTES)
         self.unread_replies_max = settings.get("unreadRepliesBytes", OUTPUT_MAX_BYTES)
@@ -593,8 +595,9 @@ cdef class Router:
 
     cdef bint is_patient_with(self, Backend b):
         """Is it a copy on this pod that may still be read, and answers something slow?"""
-        cdef Request r = b.sent.head
-        return b.target.uid is None and r is not None and (<Partition>self.lines[r.partition]).readable()
+        return (
+            b.target.uid is None and not self.given_up and (<Partition>self.lines[b.sent.head.partition]).readable()
+        )
 
     cdef void look_at_backend(self, Backend b, double now):
         """Cut a connection whose replies nobody may wait for any longer."""
@@ -607,10 +610,10 @@ cdef class Router:
         if b.idle():
             return
         if b.target.reads:
-            if silent > ASIDE_SILENCE_S and not self.is_patient_with(b):
-                for p in self.lines:
-                    if p.near is not None and b.target in p.near:
-                        p.near_after = now + SILENT_PAUSE_S
+            if b.sent.head is not None and silent > min(ASIDE_SILENCE_S, self.silence) and not self.is_patient_with(b):
+                if b.target.uid is not None:
+                    # Of other partitions this pod may answer quickly, once the connection is made again.
+                    (<Partition>self.lines[b.sent.head.partition]).near_after = now + SILENT_PAUSE_S
                 b.lose("it was silent")
             return
         if b.target.partition >= 0:
@@ -689,6 +692,7 @@ cdef class Router:
             if forwarded:
                 p.commit.give_up("the router ended")
         if forwarded:
+            self.given_up = True
             self.silence = -1.0
         else:
             self.park_timeout = patience
