@@ -311,6 +311,21 @@ def test_a_replica_in_the_zone_answers_when_the_primary_is_in_another() -> None:
         assert client.frames() == [NIL, NEW, NEW] and pod.replica_reads() == 0
 
 
+def test_what_is_too_long_to_be_wrapped_for_a_peer_ends_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    pod = zoned("a", "b", "a", readable_s=-1.0)
+    client = pod.world.client()
+    client.feed(GET)
+    made = {engine.protocol.target.uid: engine for engine in pod.world.engines()}
+    made["uid-1"].feed(NIL)
+    assert sent(pod.world, made["uid-1"]) == GET
+    monkeypatch.setitem(vars(core), "WRAPPED_MAX_BYTES", len(GET) - 1)
+    client.feed(GET + request("PUBLISH", KEY, "x" * 100) + GET)
+    for _ in range(2):  # a write, and what is behind it, waits for the reads before it
+        assert (sent(pod.world, made["uid-1"]), sent(pod.world, made["uid-2"])) == (GET, b"")
+        made["uid-1"].feed(NEW)
+    assert client.frames() == [NIL, NEW, vars(core)["TOO_LONG_FOR_PEER"], NEW]
+
+
 @pytest.mark.parametrize(
     ("own", "primary", "other"), [("a", "a", "a"), ("a", "b", "b"), ("", "", ""), ("", "b", ""), ("a", "", "a")]
 )

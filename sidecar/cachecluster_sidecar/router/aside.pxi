@@ -35,6 +35,12 @@ cdef class Reader(Backend):
         buf_add(&self.out, frame, n)
         buf_add(&self.out, b"\r\n", 2)
 
+    cdef void cannot_wrap(self, Request r, const char* frame, Py_ssize_t n):
+        r.chunk = PyBytes_FromStringAndSize(frame, n)
+        r.at = 0
+        r.len = n
+        self.give_back(r)
+
     cdef void take_reply(self, Request r, const char* frame, Py_ssize_t n, list late):
         cdef Partition p
         cdef bint near = self.target.uid is not None

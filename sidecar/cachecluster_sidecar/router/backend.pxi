@@ -1,5 +1,7 @@
 # Pipelined connections to engines and peers.
 
+TOO_LONG_FOR_PEER = b"-ERR a transaction, or a command without a key, that another pod executes has at most 512 MiB in all\r\n"
+
 
 @cython.final
 cdef class Target:
@@ -139,6 +141,9 @@ cdef class Backend:
             if understood is not None:
                 frame, n = PyBytes_AS_STRING(understood), PyBytes_GET_SIZE(understood)
         if r.keyless or r.link:
+            if n > <Py_ssize_t>WRAPPED_MAX_BYTES and self.target.partition < 0:
+                self.cannot_wrap(r, frame, n)
+                return
             self.add_wrapped(r, frame, n)
         else:
             r.at = self.out.len
@@ -166,6 +171,10 @@ cdef class Backend:
         buf_add(&self.out, frame, n)
         if wrapped:
             buf_add(&self.out, b"\r\n", 2)
+
+    cdef void cannot_wrap(self, Request r, const char* frame, Py_ssize_t n):
+        """The peer would take it for a mistake of ours, and end the connection."""
+        self.router.fail(r, TOO_LONG_FOR_PEER)
 
     cdef void resume(self, int partition):
         """Tell the peer that what it refused comes again now, from the first refused on."""

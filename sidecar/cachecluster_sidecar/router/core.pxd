@@ -151,6 +151,7 @@ cdef class Backend:
 
     cdef void add(self, Request r, const char* frame, Py_ssize_t n)
     cdef void add_wrapped(self, Request r, const char* frame, Py_ssize_t n)
+    cdef void cannot_wrap(self, Request r, const char* frame, Py_ssize_t n)
     cdef void say(self, list words)
     cdef void say_frame(self, bytes frame)
     cdef void take_push(self, const char* frame, Py_ssize_t n)

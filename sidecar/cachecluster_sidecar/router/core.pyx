@@ -181,6 +181,8 @@ MOST_AWAY = 256
 """Slots of one client from which it was sent away that are remembered."""
 ASIDE_SILENCE_S = 1.0
 """How long a replica that was asked may be silent; then its primary is."""
+WRAPPED_MAX_BYTES = 512 << 20
+"""How long a command may be that goes to another pod as an argument of our own: as long as an argument may be."""
 NEAR_PAUSE_S = 0.5
 """How long the replicas of other pods are not asked after one of them could not answer."""
 SILENT_PAUSE_S = 2.0
