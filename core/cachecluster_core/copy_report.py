@@ -9,7 +9,6 @@ from .agent_view import HandoverWord, TakenOver
 from .copy_state import CopyState
 from .gate_step import SHUT
 from .hashring import CopyId, State
-from .replica_reads import readable_until
 from .report import CopyReport, Process
 
 
@@ -44,7 +43,6 @@ def report_of(state: CopyState) -> CopyReport:
         required=_held(state) if confirmed else (),
         taken_over_epoch=marks.taken_over_epoch if state.adopted else 0,
         gave_up_epoch=marks.hand_over.epoch if state.adopted and marks.hand_over.gave_up else 0,
-        readable=readable_until(state) > 0,
         used_memory=copy.used_memory,
         keys=copy.keys,
         silent_s=copy.silent_s,
@@ -87,8 +85,8 @@ def _held(state: CopyState) -> tuple[CopyId, ...]:
 
 def _lagging(state: CopyState) -> tuple[CopyId, ...]:
     """In-sync members, and those that are required beside them, that are not attached, or behind by more than
-    isr.maxLag: with sync, writes wait for each of them. A primary that has just taken over gives them time to attach:
-    one that is let go at once is missing when the primary fails a moment later."""
+    `isrMaxLagBytes`: with sync, writes wait for each of them. A primary that has just taken over gives them time to
+    attach: one that is let go at once is missing when the primary fails a moment later."""
     entry, marks = state.entry, state.marks
     if entry is None or entry.primary != state.identity or state.copy.settled_offset < 0:
         return ()

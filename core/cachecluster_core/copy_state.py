@@ -70,7 +70,7 @@ class CopyState:
         return member.host, self.view.replication_port + self.partition
 
     def in_step(self) -> set[CopyId]:
-        """Attached replicas that follow within isr.maxLag, or, with sync, have everything of 1.5 s ago.
+        """Attached replicas that follow within `isrMaxLagBytes`, or, with sync, have everything of 1.5 s ago.
 
         An acknowledged 0 cannot be told from none; the primary's ping, every second, makes it grow.
         """

@@ -416,7 +416,7 @@ def left(facts: Facts) -> Iterator[tuple[CopyId, str]]:
             continue
         if is_dead(facts, copy):
             yield copy, f"the replica on {pod_name(facts, copy.pod)} ended or began anew"
-        elif _lags_too_long(facts, copy):
+        elif facts.passed(facts.view.memory.lagging.get((facts.partition, copy)), _lag_grace(facts)):
             yield copy, f"the replica on {pod_name(facts, copy.pod)} is not in sync"
 
 
@@ -429,13 +429,10 @@ def _lagging_learners(facts: Facts) -> tuple[CopyId, ...]:
     return tuple(copy for copy in report.lagging if copy not in entry.isr and copy.pod in entry.learners)
 
 
-def _lags_too_long(facts: Facts, copy: CopyId) -> bool:
-    """With sync every write waits for a member that lags; one that clients may read shows them how far it is behind."""
-    timing, memory, key = facts.view.timing, facts.view.memory, (facts.partition, copy)
-    grace = timing.lag_grace_sync if facts.view.settings.sync else timing.lag_grace
-    return facts.passed(memory.lagging.get(key), grace) or facts.passed(
-        memory.read_late.get(key), timing.lag_grace_read
-    )
+def _lag_grace(facts: Facts) -> float:
+    """With sync every write waits for a member that lags."""
+    timing = facts.view.timing
+    return timing.lag_grace_sync if facts.view.settings.sync else timing.lag_grace
 
 
 def joined(facts: Facts) -> list[CopyId]:

@@ -61,7 +61,6 @@ def remember(view: OperatorView) -> Memory:
         return Memory(unmapped=unmapped)
     ungated: dict[tuple[int, int], float] = {}
     lagging: dict[tuple[int, CopyId], float] = {}
-    read_late: dict[tuple[int, CopyId], float] = {}
     placed: dict[tuple[int, tuple[str, ...]], float] = {}
     for partition, facts in enumerate(_facts(view, view.map)):
         primary = facts.entry.primary
@@ -76,12 +75,10 @@ def remember(view: OperatorView) -> Memory:
         report = facts.copy(primary.pod)
         for copy in report.lagging if report is not None else ():
             lagging[partition, copy] = old.lagging.get((partition, copy), now)
-            if (its_own := facts.copy(copy.pod)) is not None and its_own.readable:
-                read_late[partition, copy] = old.read_late.get((partition, copy), now)
     short = {partition: old.short.get(partition, now) for partition in short_partitions(view)}
     idle = {pod: old.idle.get(pod, now) for pod in idle_pods(view)}
     down = {learner: old.down.get(learner, now) for learner in down_learners(view)}
-    return Memory(ungated, lagging, short, placed, idle, down, unmapped, read_late)
+    return Memory(ungated, lagging, short, placed, idle, down, unmapped)
 
 
 def operator_step(view: OperatorView) -> OperatorDecision:

@@ -88,7 +88,6 @@ class Timing:
     move_limit: float = 5.0
     balance_delay: float = 10.0
     lag_grace: float = 5.0
-    lag_grace_read: float = 1.0
     lag_grace_sync: float = 0.2
     first_choice_wait: float = 5.0
     first_placement_wait: float = 30.0
@@ -102,8 +101,7 @@ class Memory:
     copy, one that its primary requires and calls lagging. `short`: by partition, fewer copies on existing pods than
     asked for. `placed`: by partition, a partition without data has had these learners. `idle`: by pod UID, one that is
     not ready and holds no in-sync copy. `down`: by partition and pod UID, a learner whose process does not answer.
-    `unmapped`: by pod UID, there is known to be no map, or it is below what agents have seen. `read_late`: by partition
-    and copy, one that lags and that clients may read.
+    `unmapped`: by pod UID, there is known to be no map, or it is below what agents have seen.
     """
 
     ungated: Mapping[tuple[int, int], float] = field(default_factory=dict)
@@ -113,7 +111,6 @@ class Memory:
     idle: Mapping[str, float] = field(default_factory=dict)
     down: Mapping[tuple[int, str], float] = field(default_factory=dict)
     unmapped: Mapping[str, float] = field(default_factory=dict)
-    read_late: Mapping[tuple[int, CopyId], float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 What it answers may be old, but only so old: its link to the primary of the map was up and not silent for longer than
 `LINK_SILENT_S` when it was last looked at, which the word outlives by `LOOK_S`, and the map was confirmed within
 `MAP_S`, so that a primary that was replaced, and its replicas that do not know it, are not read for longer either.
-How far behind it may be while the link is up is what the in-sync set bounds (`isr.maxLag`): hence not while the primary
-asks for promises, for then it cannot read the map, and no copy leaves the set.
+How far behind it may be while the link is up is what the in-sync set bounds: hence not while the primary asks for
+promises, for then it cannot read the map, and no copy leaves the set.
 """
 
 from __future__ import annotations

@@ -43,8 +43,7 @@ class CopyReport:
     process was started. `required` is what the primary requires at `required_epoch`, confirmed by every router;
     `lagging` are those that it requires, in-sync members or not yet, that are not attached to it or fall behind.
     `taken_over_epoch` is the epoch of the hand-over by which this very copy became primary, `gave_up_epoch` the one in
-    which it, as primary, gave the hand-over up before a token was sent (0: none). `readable`: it may answer reads in
-    its primary's place.
+    which it, as primary, gave the hand-over up before a token was sent (0: none).
     Offsets are bytes of the replication stream; memory and keys are for people.
     """
 
@@ -66,7 +65,6 @@ class CopyReport:
     required: tuple[CopyId, ...] = ()
     taken_over_epoch: int = 0
     gave_up_epoch: int = 0
-    readable: bool = False
     used_memory: int = 0
     keys: int = 0
     silent_s: float = 0.0
@@ -154,7 +152,8 @@ def _copy_to_json(copy: CopyReport) -> dict[str, Any]:
 
 
 def _copy_from_json(data: Mapping[str, Any]) -> CopyReport:
-    values = dict(data)
+    """What an agent that is newer says beside that is not understood here, and left out."""
+    values = {name: value for name, value in data.items() if name in _DEFAULT}
     for name in _COPIES:
         if name in values:
             values[name] = tuple(CopyId.parse(item) for item in values[name])

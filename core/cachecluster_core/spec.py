@@ -153,9 +153,9 @@ class CacheClusterSpec(Part):
         " when every in-sync copy has what it tells. replica: plain reads may be answered by an in-sync replica on the"
         " pod that the client is connected to, which saves a hop. nearest-zone: also by one on another pod of that"
         " pod's zone, when the primary is in another zone. What a replica answers may lack the newest writes, also the"
-        " client's own: those of the last 3.5 seconds when it no longer hears its primary, and about isr.maxLag when it"
+        " client's own: those of the last 3.5 seconds when it no longer hears its primary, and about 1 MiB when it"
         " does; one that falls behind while it hears its primary leaves the in-sync set, and is read no more, after"
-        " about five seconds. Applied live.",
+        " about eight seconds. Applied live.",
     )
     sync: Sync = Field(default_factory=Sync, description="What durability: sync waits for.")
     eviction: Eviction = Field(

@@ -49,7 +49,8 @@ CLUSTER_ALERTS = (
         f"sum {_BY} (increase(cachecluster_partitions_lost_total[15m])) > 0",
         "",
         f"{_CLUSTER} lost the data of partitions",
-        "No copy could come back within lostAfterSeconds; they are served from a copy that was not in sync, or empty.",
+        "All in-sync copies were dead, or unreachable for lostAfterSeconds or apiOutageSeconds; they are served from"
+        " a copy that was not in sync, or empty.",
     ),
     Alert(
         "CacheClusterShortOfCopies",
@@ -106,7 +107,7 @@ CLUSTER_ALERTS = (
         f"max {_BY} (cachecluster_map_known) == 0",
         "1m",
         f"The map of {_CLUSTER} cannot be read",
-        "Without the API server authority lapses and gates shut after a few seconds.",
+        "Partitions are served by promises for apiOutageSeconds, sole copies for lostAfterSeconds; nothing fails over.",
     ),
 )
 
@@ -126,7 +127,8 @@ POD_ALERTS = (
         f"sum {_BY_POD} (rate(cachecluster_agent_quorum_read_failures_total[5m])) > 0.1",
         "5m",
         f"{_POD} cannot read the map",
-        "The API server is unreachable or refuses. The pod's gates shut when its authority lapses.",
+        "The API server is unreachable or refuses. The pod serves by the promises of other copies' agents, for"
+        " apiOutageSeconds at most.",
     ),
     Alert(
         "CacheClusterEnginesDie",

@@ -27,7 +27,7 @@ class Holdings:
     how many pods that stay hold them, each no more than its place allows (0: one holds more); `unreported` are
     partitions whose primary does not report, so that nobody knows what they hold; `leaving` are the UIDs of pods that
     are being emptied. `unfit` are UIDs of pods that hold nothing and whose engine cannot load what some primary sends,
-    with both engines."""
+    with both engines. `park_max_bytes` and `max_clients` are what the map tells each router process."""
 
     maxmemory: int = 0
     replication_factor: int = 0
@@ -37,6 +37,8 @@ class Holdings:
     unreported: tuple[int, ...] = ()
     leaving: frozenset[str] = frozenset()
     unfit: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    park_max_bytes: int = 0
+    max_clients: int = 0
 
     @property
     def known(self) -> bool:
@@ -73,6 +75,8 @@ def holdings_of(ring: HashRing | None, agents: Mapping[str, PodView]) -> Holding
         unreported=tuple(unreported),
         leaving=leaving_pods(ring),
         unfit=_unfit(ring, agents),
+        park_max_bytes=ring.settings.park_max_bytes,
+        max_clients=ring.settings.max_clients,
     )
 
 

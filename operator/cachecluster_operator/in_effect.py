@@ -16,7 +16,7 @@ from cachecluster_core.hashring import HashRing, Settings
 from cachecluster_core.quantity import MIB
 from cachecluster_core.sizing import Sizing, size_copies
 from cachecluster_core.spec import CacheClusterSpec, settings_of, timing_of
-from cachecluster_core.spec_parts import Fencing, Repair, Router
+from cachecluster_core.spec_parts import Fencing, Repair
 
 from .capacity import Holdings, fits, has_evicted, holdings_of, nodes_to_size_for, sized_nodes
 from .labels import (
@@ -65,7 +65,8 @@ class InEffect:
 
 def in_effect(spec: CacheClusterSpec, pods: Sequence[Json], held: Holdings, paused: bool = False) -> InEffect:
     """`pods` are the pod objects that exist, `held` what the cluster holds by the map and the reports."""
-    existing = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and not _has_ended(pod)]
+    running = [pod for pod in pods if not _has_ended(pod)]
+    existing = [pod for pod in running if "deletionTimestamp" not in pod["metadata"]]
     engine, pending = _engine(spec, existing)
     spec, too_small = _not_too_small(spec.model_copy(update={"engine": engine}), existing, held)
     pending += too_small
@@ -84,7 +85,7 @@ def in_effect(spec: CacheClusterSpec, pods: Sequence[Json], held: Holdings, paus
     desired = Desired(
         nodes=nodes,
         partitions=spec.partitions,
-        settings=_fitting_sidecars(settings_of(effective, memory, sized), existing, template),
+        settings=_fitting_sidecars(settings_of(effective, memory, sized), running, template, held),
         timing=timing_of(effective),
         trust_connection_refused=spec.fencing.trust_connection_refused,
         paused=paused,
@@ -210,20 +211,20 @@ def _memories(existing: Sequence[Json]) -> list[int]:
     return [int(text) for text in texts if text.isdigit()]
 
 
-def _fitting_sidecars(settings: Settings, existing: Sequence[Json], template: str) -> Settings:
-    """As much as the sidecars of all existing pods were sized for: more would end them when it is used."""
-    older = [pod for pod in existing if _text(pod, TEMPLATE_ANNOTATION) != template]
-    usual = Router()
+def _fitting_sidecars(settings: Settings, running: Sequence[Json], template: str, held: Holdings) -> Settings:
+    """As much as the sidecars of all pods were sized for: more would end them when it is used. What pods of an earlier
+    operator, which did not say, were made for is in effect already."""
     parked, clients = settings.park_max_bytes, settings.max_clients
-    for pod in older:
-        parked = min(parked, _number(pod, PARKED_ANNOTATION, usual.limits.parked_bytes))
-        clients = min(clients, _number(pod, CLIENTS_ANNOTATION, usual.max_clients))
+    for pod in running:
+        is_older = _text(pod, TEMPLATE_ANNOTATION) != template
+        parked = min(parked, _number(pod, PARKED_ANNOTATION) or (is_older and held.park_max_bytes) or parked)
+        clients = min(clients, _number(pod, CLIENTS_ANNOTATION) or (is_older and held.max_clients) or clients)
     return replace(settings, park_max_bytes=parked, max_clients=clients)
 
 
-def _number(pod: Json, annotation: str, default: int) -> int:
+def _number(pod: Json, annotation: str) -> int:
     text = _text(pod, annotation) or ""
-    return int(text) if text.isdigit() else default
+    return int(text) if text.isdigit() else 0
 
 
 def _text(pod: Json, annotation: str) -> str | None:

@@ -48,3 +48,9 @@ def test_table_of_memory() -> None:
         sizing = size_copies(count, 16, 2, int(nodes))
         limits = [format_bytes(engine_request(count, 16)), format_bytes(engine_limit(count, 16, 2))]
         assert figures == [_shown(sizing.usable), _shown(sizing.share), _shown(sizing.maxmemory), *limits]
+
+
+def test_guarantees_name_tests_that_are_there() -> None:
+    rows = [line for line in Path("docs/guarantees.md").read_text().splitlines() if line.startswith("| ")][1:]
+    named = [re.findall(r"`([\w/]+\.py)`", row.rsplit("|", 2)[1]) for row in rows]
+    assert all(named) and all(Path("tests", name).is_file() for names in named for name in names)

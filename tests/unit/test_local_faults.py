@@ -135,8 +135,11 @@ def test_both_copies_of_a_partition_are_killed_and_it_is_served_empty_while_the_
     dead = set(before.entries[3].isr)
     engines = [fault.local.node(copy.pod)["pids"]["engines"]["3"] for copy in dead]
     fault.may_forget.add(3)
+    log = fault.local.directory / "log"
+    begun = log.stat().st_size
     fault.strike("kill -9 of both copies of partition 3", lambda: fault.local.signal(engines))
     fault.repaired(dead)
+    wait_until(lambda: " DataLost: " in log.read_text()[begun:], 10, "the event")
     after = fault.local.ring()
     assert after is not None and after.entries[3].epoch > before.entries[3].epoch
     with plain_client(fault.local.endpoints().plain[0]) as client:
@@ -159,7 +162,7 @@ def test_the_only_copy_in_sync_is_killed_and_a_replica_that_had_fallen_behind_se
     with plain_client(fault.local.endpoints().plain[0]) as client:
         fault.local.signal([second], signal.SIGSTOP)
         try:
-            for n in range(3):  # more than isr.maxLag
+            for n in range(3):  # more than isrMaxLagBytes
                 client.set(f"late{n}{{{key}}}", bytes(1 << 20))
             wait_until(lambda: not fault.copies_on(replica, 3), 20, "the replica leaves the in-sync set")
             fault.local.signal([first])

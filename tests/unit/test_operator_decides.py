@@ -252,26 +252,14 @@ def test_a_learner_that_the_primary_waits_for_is_let_go_by_a_higher_epoch(learne
     assert after.epoch == (5 if learner == "following" else 6)
 
 
-@pytest.mark.parametrize(
-    ("readable", "seconds", "stays"), [(True, 1.1, False), (False, 1.1, True), (False, 5.1, False)]
-)
-def test_a_replica_that_falls_behind_leaves_sooner_while_clients_may_read_it(
-    readable: bool, seconds: float, stays: bool
+@pytest.mark.parametrize("reads_from", ["primary", "replica"])
+@pytest.mark.parametrize(("seconds", "stays"), [(4.9, True), (5.1, False)])
+def test_a_replica_that_falls_behind_leaves_after_a_while_whoever_reads_it(
+    seconds: float, stays: bool, reads_from: str
 ) -> None:
-    after = replace(late := lagging(readable), memory=remember(late), now=NOW + seconds)
-    assert (B in entry_after(after).isr) is stays
-
-
-def test_a_replica_whose_link_came_back_has_a_moment_to_catch_up_before_clients_that_may_read_it_matter() -> None:
-    linked = replace(lagging(readable=True), memory=remember(lagging(readable=False)), now=NOW + 3.0)
-    later = replace(linked, memory=remember(linked), now=NOW + 3.9)
-    assert B in entry_after(later).isr
-
-
-def lagging(readable: bool) -> OperatorView:
-    """The primary reports that its replica lags."""
     known = with_copy(agents((STABLE,)), A.pod, copy_report(STABLE, A.pod, lagging=(B,)))
-    return view((STABLE,), with_copy(known, B.pod, copy_report(STABLE, B.pod, readable=readable)))
+    behind = view((STABLE,), known, settings=Settings(reads_from=reads_from))
+    assert (B in entry_after(replace(behind, memory=remember(behind), now=NOW + seconds)).isr) is stays
 
 
 @pytest.mark.parametrize("blind", [True, False])

@@ -276,8 +276,10 @@ def test_a_client_that_takes_its_replies_slowly_is_not_idle() -> None:
     world = World()
     world.change_settings(idleTimeoutMs=20)
     slow, stuck = world.client(slow=True), world.client(slow=True)
-    for client in (slow, stuck):
-        client.feed(request("COMMAND"))
+    stuck.unread, unread = os.pipe()
+    os.write(unread, b"*1")
+    slow.feed(request("COMMAND"))
+    stuck.feed(request("COMMAND") * 3)  # so much that it is read from no more, and has sent what nobody reads
 
     def stuck_is_gone() -> bool:
         slow.written = slow.written[1:]
@@ -287,6 +289,8 @@ def test_a_client_that_takes_its_replies_slowly_is_not_idle() -> None:
     assert not slow.ended and slow.written
     tick_until(world, lambda: slow.ended)
     assert disconnected(world) == {"idle": 2}
+    os.close(stuck.unread)
+    os.close(unread)
 
 
 def test_clients_are_told_their_limits() -> None:

@@ -56,22 +56,39 @@ def test_durability_changes_without_a_roll() -> None:
     assert in_effect(wanted, pods(3), held(3)).desired.settings.sync
 
 
-def test_routers_park_and_accept_no_more_than_the_sidecars_of_all_pods_were_sized_for() -> None:
-    def of_routers(wanted: CacheClusterSpec, existing: list[dict[str, Any]]) -> tuple[int, int]:
-        settings = in_effect(wanted, existing, held(3)).desired.settings
-        return settings.park_max_bytes // MIB, settings.max_clients
+def of_routers(wanted: CacheClusterSpec, existing: list[dict[str, Any]], **in_map: int) -> tuple[int, int]:
+    """MiB that a router may park, and clients that it takes."""
+    settings = in_effect(wanted, existing, held(3, **in_map)).desired.settings
+    return settings.park_max_bytes // MIB, settings.max_clients
 
-    small = spec(router={"maxClients": 500, "limits": {"parkedSize": "8Mi"}})
-    large = spec(router={"maxClients": 50_000, "limits": {"parkedSize": "512Mi"}})
-    assert of_routers(large, pods(3, small)) == (8, 500)
-    assert of_routers(large, pods(2, large) + pods(3, small)[2:]) == (8, 500)
-    assert of_routers(large, pods(3, large)) == (512, 50_000)
-    assert of_routers(small, pods(3, large)) == (8, 500)
-    assert of_routers(large, pods(3, spec(image="older"))) == (64, 10_000)
-    unsaid = pods(3, small)
-    for pod in unsaid:
-        pod["metadata"]["annotations"] = {"cachecluster.io/template": "as it was"}
-    assert of_routers(large, unsaid) == (64, 10_000), "what an operator made that did not say it"
+
+SMALL = spec(router={"maxClients": 500, "limits": {"parkedSize": "8Mi"}})
+LARGE = spec(router={"maxClients": 50_000, "limits": {"parkedSize": "512Mi"}})
+
+
+def test_routers_park_and_accept_no_more_than_the_sidecars_of_all_pods_were_sized_for() -> None:
+    assert of_routers(LARGE, pods(3, SMALL)) == (8, 500)
+    assert of_routers(LARGE, pods(2, LARGE) + pods(3, SMALL)[2:]) == (8, 500)
+    assert of_routers(LARGE, pods(3, LARGE)) == (512, 50_000)
+    assert of_routers(SMALL, pods(3, LARGE)) == (8, 500)
+    ending = pods(3, LARGE) + pods(4, SMALL)[3:]
+    ending[3]["metadata"]["deletionTimestamp"] = "now"
+    assert of_routers(LARGE, ending) == (8, 500), "it still serves"
+
+
+def test_what_pods_of_an_earlier_operator_park_and_accept_is_what_is_in_effect() -> None:
+    def unsaid(of: CacheClusterSpec) -> list[dict[str, Any]]:
+        made = pods(3, of)
+        for pod in made:
+            annotations = pod["metadata"]["annotations"]
+            pod["metadata"]["annotations"] = {name: annotations[name] for name in annotations if "template" in name}
+        return made
+
+    in_map = {"park_max_bytes": 512 * MIB, "max_clients": 50_000}
+    rolled = LARGE.model_copy(update={"image": "newer"})
+    assert of_routers(rolled, unsaid(LARGE), **in_map) == (512, 50_000), "a roll for something else takes nothing away"
+    assert of_routers(LARGE, unsaid(LARGE), **in_map) == (512, 50_000)
+    assert of_routers(LARGE, unsaid(SMALL), park_max_bytes=8 * MIB, max_clients=500) == (8, 500)
 
 
 def test_a_new_cluster_gets_what_it_asks_for() -> None:

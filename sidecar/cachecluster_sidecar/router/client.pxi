@@ -579,7 +579,7 @@ cdef class Client:
             self.unwritten = unwritten
             self.idle_since = now
             return False
-        if not self.transport.is_closing() and unread_bytes(self.transport):
+        if not self.blocked and not self.transport.is_closing() and unread_bytes(self.transport):
             self.idle_since = now
             return False
         return True

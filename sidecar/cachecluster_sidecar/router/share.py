@@ -97,7 +97,7 @@ class Figures:
         loads = []
         for worker in range(self._workers):
             count, received = self._all[worker * self._row : worker * self._row + 2]
-            on_its_way = self._passed_to(worker) - received  # below 0 for a moment where one could not be passed
+            on_its_way = self._passed_to(worker) - received  # below 0 where one could not be passed
             loads.append((count + max(0, on_its_way) if count != NOBODY else count, worker))
         mine, _ = loads[self._worker]
         return [worker for load, worker in sorted(loads) if NOBODY < load < mine]
