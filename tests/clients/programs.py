@@ -37,10 +37,10 @@ def goredis() -> list[str]:
     return [str(BUILD / "goredis")]
 
 
-def failures(command: list[str], front: tuple[str, int], cluster: tuple[str, int]) -> tuple[int, list[str]]:
-    """How many checks a suite made, and what failed."""
+def failures(command: list[str], front: tuple[str, int], cluster: tuple[str, int], *ways: str) -> tuple[int, list[str]]:
+    """How many checks a suite made, and what failed. `ways`: as the suite of ioredis takes it."""
     addresses = [f"{host}:{port}" for host, port in (front, cluster)]
-    done = subprocess.run([*command, *addresses], capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run([*command, *addresses, *ways], capture_output=True, text=True, timeout=240, check=False)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     failed = [f"{line['check']}: {line['error']}" for line in lines if line["error"] is not None]
     if bool(failed) != bool(done.returncode):

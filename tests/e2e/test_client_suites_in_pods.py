@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -43,9 +43,10 @@ class Suites:
 
     def __enter__(self) -> Self:
         suites: dict[str, Callable[[], list[str]]] = {"redis-py": self._redis_py}
-        for build in (programs.ioredis, programs.goredis):
+        # Of a pipeline of writes whose slot moves on the way, ioredis' cluster client hands MOVED to the application.
+        for build, ways in ((programs.ioredis, ("plain",)), (programs.goredis, ())):
             command = self.cache.cluster.hub_command(build())
-            suites[build.__name__] = lambda command=command: self._program(command)
+            suites[build.__name__] = lambda command=command, ways=ways: self._program(command, ways)
         for name, run in suites.items():
             self.runs[name] = 0
             self._threads.append(threading.Thread(target=self._again, args=(name, run)))
@@ -63,8 +64,8 @@ class Suites:
             self.failed += [f"{name}, run {self.runs[name] + 1}: {text}" for text in run()]
             self.runs[name] += 1
 
-    def _program(self, command: list[str]) -> list[str]:
-        count, failed = programs.failures(command, (self.cache.host, PORT), (self._aware, PORT))
+    def _program(self, command: list[str], ways: Sequence[str]) -> list[str]:
+        count, failed = programs.failures(command, (self.cache.host, PORT), (self._aware, PORT), *ways)
         return failed if count else ["it made no check"]
 
     def _redis_py(self) -> list[str]:

@@ -71,7 +71,8 @@ def running(operator: Release, change_table: ChangeTable) -> Iterator[Changes]:
 
 @pytest.fixture
 def changes(running: Changes) -> Changes:
-    """The same, with nothing left to do."""
+    """The same, with nothing left to do, also of what another test began."""
+    running.scale(3)
     running.wait_complete(3)
     return running
 
@@ -261,3 +262,8 @@ def test_the_operator_is_killed_at_random_through_a_scale(changes: Changes) -> N
                 kill_operator(changes)
             left -= kills
             changes.wait_complete(nodes, 400)
+    # What the status says may be of the operator that was killed: until one that leads now has answered.
+    changes.pause(True)
+    changes.wait_told("Paused", "Paused", 60)
+    changes.pause(False)
+    changes.wait_told("Paused", "NotPaused")
