@@ -74,12 +74,6 @@ cdef class Reader(Backend):
             p.submit(r, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
 
 
-class ReaderProtocol(Reader, asyncio.BufferedProtocol):
-    """A connection to a copy that answers reads, as asyncio wants it."""
-
-    __slots__ = ()
-
-
 cdef bint begins_with(const char* frame, Py_ssize_t n, tuple heads):
     cdef bytes head
     for head in heads:

@@ -24,7 +24,7 @@ cdef class Target:
         return b if b.is_ready else None
 
     cdef void dial(self, int proto):
-        cdef Backend b = (ReaderProtocol if self.reads else BackendProtocol)(self.router, self, proto)
+        cdef Backend b = (Reader if self.reads else Backend)(self.router, self, proto)
         if proto == 3:
             self.three = b
         else:
@@ -522,9 +522,3 @@ cdef list line_partitions(Line line):
             found.append(r.partition)
         r = r.follower
     return found
-
-
-class BackendProtocol(Backend, asyncio.BufferedProtocol):
-    """A backend connection as asyncio wants it."""
-
-    __slots__ = ()

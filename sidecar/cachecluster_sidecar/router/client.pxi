@@ -629,9 +629,3 @@ def unread_bytes(transport):
     """How much has come on this connection that was not read yet."""
     count = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, b"\0\0\0\0")
     return int.from_bytes(count, sys.byteorder)
-
-
-class ClientProtocol(Client, asyncio.BufferedProtocol):
-    """A client's connection as asyncio wants it."""
-
-    __slots__ = ()

@@ -81,7 +81,7 @@ cdef class Commit:
         if self.partition.engine is None:
             return
         if self.link is None:
-            self.link = CommitProtocol(self, self.partition.engine)
+            self.link = CommitLink(self, self.partition.engine)
             self.router.connect(self.link)
         elif (<CommitLink>self.link).is_ready:
             self.asked.take_all(self.fresh)
@@ -321,8 +321,12 @@ cdef class CommitLink:
     def resume_writing(self):
         """See pause_writing."""
 
-    def data_received(self, bytes data):
+    def get_buffer(self, sizehint):
+        return self.commit.router.shared_view
+
+    def buffer_updated(self, Py_ssize_t n):
         cdef Py_ssize_t start = 0
+        cdef bytes data = PyBytes_FromStringAndSize(self.commit.router.shared_p, n)
         self.rest = self.rest + data if self.rest else data
         while start < len(self.rest) and not self.closed:
             scanned = scan_reply(&self.scan, PyBytes_AS_STRING(self.rest) + start, len(self.rest) - start)
@@ -370,12 +374,6 @@ cdef class CommitLink:
         self.closed = True
         if self.transport is not None:
             self.transport.abort()
-
-
-class CommitProtocol(CommitLink, asyncio.Protocol):
-    """A committer's connection as asyncio wants it."""
-
-    __slots__ = ()
 
 
 cdef int64_t primary_offset(bytes role):

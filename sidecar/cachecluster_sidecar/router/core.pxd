@@ -608,6 +608,7 @@ cdef class Router:
     cdef object table_view               # keeps the pod table mapped
     cdef list dirty                      # backends to flush in this tick
     cdef bint flush_due
+    cdef bint in_turn            # sockets are read: what is due is written when all were
     cdef list touched                    # clients to write to
     cdef readonly dict clients           # by id
     cdef readonly Py_ssize_t client_count
@@ -655,6 +656,8 @@ cdef class Router:
     cdef void forget_reader(self, str uid)
     cdef void target_ready(self, Target target)
     cdef void settle_touched(self)
+    cdef void write_replies(self)
+    cdef void write_batches(self)
     cdef void schedule_flush(self)
     cdef void deliver(self, Request r, const char* p, Py_ssize_t n)
     cdef void fail(self, Request r, bytes error)

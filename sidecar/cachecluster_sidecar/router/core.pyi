@@ -1,6 +1,6 @@
 """Types of the compiled hot path; see core.pyx."""
 
-from asyncio import AbstractEventLoop, BufferedProtocol, Protocol, Transport
+from asyncio import AbstractEventLoop, BufferedProtocol, Transport
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,7 +21,7 @@ class Backend(BufferedProtocol):
     def greet(self, greeting: bytes) -> None: ...
     def failed(self, reason: str) -> None: ...
 
-class CommitLink(Protocol):
+class CommitLink(BufferedProtocol):
     target: Target
     proto: int
     def greet(self, greeting: bytes) -> None: ...

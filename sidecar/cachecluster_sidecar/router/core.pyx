@@ -1,7 +1,7 @@
 """The hot path of a router: client connections, backend connections, and the gates and lines between them.
 
 Frames are forwarded as the bytes they came in; nothing is built per argument, no task, future or timer per command,
-and each socket is written once per tick of the loop. What is not hot stands in plain Python beside this module: the
+and each socket is written once a turn (wire.pyx). What is not hot stands in plain Python beside this module: the
 agent's connection (control.py), the replies that the router makes itself (answers.py), dialling (dial.py).
 
 The parts, each with one job:
@@ -25,7 +25,6 @@ The parts, each with one job:
     router.pxi      routes, the tick, counters
 """
 
-import asyncio
 import fcntl
 import logging
 import random

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .core import CONNECT_TIMEOUT_S, Backend, CommitLink
 from .resp import encode_request
+from .wire import Poll
 
 log = logging.getLogger("cachecluster.router")
 
@@ -23,8 +24,9 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 class Dialler:
     """Called with a backend that wants a connection; secrets are read for each, so that new ones are used at once."""
 
-    def __init__(self, secrets_dir: Path) -> None:
+    def __init__(self, secrets_dir: Path, poll: Poll) -> None:
         self._secrets = secrets_dir
+        self._poll = poll
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __call__(self, backend: Backend | CommitLink) -> None:
@@ -34,16 +36,12 @@ class Dialler:
         task.add_done_callback(self._tasks.discard)
 
     async def _dial(self, backend: Backend | CommitLink) -> None:
-        target = backend.target
-        loop = asyncio.get_running_loop()
+        address = backend.target.address
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                if isinstance(target.address, str):
-                    await loop.create_unix_connection(lambda: backend, target.address)
-                else:
-                    host, port = target.address
-                    transport, _ = await loop.create_connection(lambda: backend, host, port)
-                    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+                wire = await self._poll.connect(backend, address)
+            if not isinstance(address, str):
+                wire.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             backend.greet(self._greeting(backend))
         except (OSError, TimeoutError) as error:
             backend.failed(str(error) or type(error).__name__)

@@ -10,9 +10,11 @@ import logging
 import math
 import resource
 import signal
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -26,6 +28,7 @@ from .core import Client, Router
 from .dial import PEER_TOKEN_FILE, Dialler
 from .share import Listener, Share
 from .users_file import UsersFile
+from .wire import Poll
 
 log = logging.getLogger("cachecluster.router")
 
@@ -89,33 +92,30 @@ WORKER_BITS = 40
 
 
 class Ports:
-    """The two listeners of a router. The one for any client may be closed before the other. Several workers `share`
-    what comes to them."""
+    """The two listeners of a router, whose connections it has to `serve`. The one for any client may be closed before the
+    other. Several workers `share` what comes to them."""
 
-    def __init__(self, router: Router, share: Share | None) -> None:
-        self._router = router
+    def __init__(self, serve: Callable[[bool, socket.socket], None], share: Share | None) -> None:
+        self._serve = serve
         self._share = share
-        self._front: asyncio.Server | Listener | None = None
-        self._cluster: asyncio.Server | Listener | None = None
+        self._front: Listener | None = None
+        self._cluster: Listener | None = None
         self._closed = False
 
-    async def open(self, front: Address, cluster: Address) -> None:
+    def open(self, front: Address, cluster: Address) -> None:
         """Listen; several workers may share a port. The front port stays shut when the clients were dismissed."""
-        self._cluster = await self._listen(cluster, "the cluster protocol", True)
+        self._cluster = self._listen(cluster, "the cluster protocol", True)
         if not self._closed:
-            self._front = await self._listen(front, "clients", False)
+            self._front = self._listen(front, "clients", False)
 
-    async def _listen(self, address: Address, what: str, cluster: bool) -> asyncio.Server | Listener:
+    def _listen(self, address: Address, what: str, cluster: bool) -> Listener:
         host, port = address.host, address.port
-        server: asyncio.Server | Listener
         if self._share is not None:
-            server = self._share.listen(host, port, LISTEN_BACKLOG, cluster=cluster)
+            listener = self._share.listen(host, port, LISTEN_BACKLOG, cluster=cluster)
         else:
-            server = await asyncio.get_running_loop().create_server(
-                lambda: self._router.client(cluster), host, port, reuse_port=True, backlog=LISTEN_BACKLOG
-            )
+            listener = Listener(host, port, LISTEN_BACKLOG, partial(self._serve, cluster))
         log.info("listening on %s:%d for %s", host, port, what)
-        return server
+        return listener
 
     def leave(self) -> None:
         """Let other workers pass no connections to this one any more."""
@@ -196,14 +196,23 @@ async def serve(options: argparse.Namespace) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    dialler = Dialler(options.secrets_dir)
+    poll = Poll(loop)
+    dialler = Dialler(options.secrets_dir, poll)
     router = Router(loop, load_commands(), dialler, Answers(lambda: dialler.secret(PEER_TOKEN_FILE)))
+    poll.start(router.begin_turn, router.end_turn)
     router.start()
+
+    def serve_it(cluster: bool, connection: socket.socket) -> None:
+        try:
+            poll.adopt(connection, router.client(cluster))
+        except OSError as error:
+            log.debug("a connection ended before it was served: %s", error)
+
     share = None
     if options.workers > 1:
-        share = Share(options.run_dir, options.worker, options.workers, router.client, lambda: len(router.clients))
+        share = Share(options.run_dir, options.worker, options.workers, serve_it, lambda: len(router.clients))
         router.on_left = share.note
-    ports = Ports(router, share)
+    ports = Ports(serve_it, share)
     router.number_from(options.worker << WORKER_BITS)
     agent = AgentLink(options.run_dir, options.worker, router, lambda: dismiss(router, ports))
     agent_task = loop.create_task(agent.run())
@@ -216,7 +225,7 @@ async def serve(options: argparse.Namespace) -> None:
         file.look()
         users = loop.create_task(file.follow())
     if not stopped.is_set():
-        await ports.open(options.client_address, options.cluster_address)
+        ports.open(options.client_address, options.cluster_address)
         gc.collect()
         gc.freeze()
     await asyncio.wait((stopping, agent_task), return_when=asyncio.FIRST_COMPLETED)

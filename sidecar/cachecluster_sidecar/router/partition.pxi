@@ -193,7 +193,7 @@ cdef class Partition:
             b.add(r, frame, n)
 
     cdef Private make_private(self, Request r):
-        cdef Private b = PrivateProtocol(self.router, self.owner, r.proto)
+        cdef Private b = Private(self.router, self.owner, r.proto)
         b.apart = True
         b.only = r.client
         b.link = r.link
@@ -209,7 +209,7 @@ cdef class Partition:
             b.lose("the engine is another one")
             b = None
         if b is None:
-            b = self.control = ControlProtocol(self.router, target, 2)
+            b = self.control = Control(self.router, target, 2)
             b.apart = b.control = True
             self.router.connect(b)
         return b

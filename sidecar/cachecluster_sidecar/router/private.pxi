@@ -157,18 +157,6 @@ def no_private_error(int partition, str reason):
     ).encode()
 
 
-class ControlProtocol(Control, asyncio.BufferedProtocol):
-    """A connection for control as asyncio wants it."""
-
-    __slots__ = ()
-
-
-class PrivateProtocol(Private, asyncio.BufferedProtocol):
-    """A private connection as asyncio wants it."""
-
-    __slots__ = ()
-
-
 cdef void lose_sight(Request r):
     """The private connection of this command is there no more: what was watched may have changed since."""
     cdef Client c = r.client

@@ -191,12 +191,6 @@ cdef class Feed(Backend):
         return not self.closed
 
 
-class FeedProtocol(Feed, asyncio.BufferedProtocol):
-    """A feed as asyncio wants it."""
-
-    __slots__ = ()
-
-
 @cython.final
 cdef class Hub:
     """Who of this router's clients listens to what, and those who are listened to on their behalf."""
@@ -349,13 +343,13 @@ cdef class Hub:
                 self.listen_here(p)
         for uid, target in self.router.peers.items():
             if uid not in self.feeds and now >= <double>self.retry_at.get(uid, 0.0):
-                self.feeds[uid] = feed = FeedProtocol(self.router, target)
+                self.feeds[uid] = feed = Feed(self.router, target)
                 feed.again = uid in self.retry_at
                 self.router.connect(feed)
 
     cdef void listen_here(self, Partition p):
         if p.feed is None and p.engine is not None:
-            p.feed = FeedProtocol(self.router, p.engine)
+            p.feed = Feed(self.router, p.engine)
             p.feed.muted = p.read().gate_epoch == 0
             self.router.connect(p.feed)
 

@@ -31,7 +31,7 @@ cdef class Router:
 
     def client(self, bint cluster):
         """A protocol for a connection to the cluster port or the front port."""
-        return ClientProtocol(self, cluster)
+        return Client(self, cluster)
 
     # -- what the agent says
 
@@ -257,8 +257,24 @@ cdef class Router:
         if self.on_left is not None:
             self.on_left()
 
+    def begin_turn(self):
+        """Several sockets are read now: until `end_turn` nothing is written."""
+        self.in_turn = True
+
+    def end_turn(self):
+        """Write what that made due, once for each socket."""
+        while self.flush_due or self.touched:
+            self.write_batches()
+            self.write_replies()
+        self.in_turn = False
+
     cdef void settle_touched(self):
-        """Write the replies of this turn: one write for each client."""
+        """Write the replies that are due, unless they are at the end of this turn."""
+        if not self.in_turn:
+            self.write_replies()
+
+    cdef void write_replies(self):
+        """One write for each client."""
         cdef Client c
         while self.touched:
             touched = self.touched
@@ -323,19 +339,25 @@ cdef class Router:
     # -- requests
 
     cdef void schedule_flush(self):
-        if not self.flush_due:
-            self.flush_due = True
+        if self.flush_due:
+            return
+        self.flush_due = True
+        if not self.in_turn:
             self.loop.call_soon(self.flush)
 
     def flush(self):
-        """Write the batches of this tick: one write for each backend."""
+        """Write everything that is due."""
+        self.write_batches()
+        self.settle_touched()
+
+    cdef void write_batches(self):
+        """One write for each backend."""
         cdef Backend b
         self.flush_due = False
         dirty = self.dirty
         self.dirty = []
         for b in dirty:
             b.flush()
-        self.settle_touched()
 
     cdef void deliver(self, Request r, const char* p, Py_ssize_t n):
         """A reply for a request: to its client, or into the command it is a part of."""

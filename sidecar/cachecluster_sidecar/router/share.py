@@ -32,7 +32,7 @@ OUT_OF_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class Listener:
-    """A port on which connections are accepted for all workers."""
+    """A port on which connections are accepted; `place` does something with each."""
 
     def __init__(self, host: str, port: int, backlog: int, place: Callable[[socket.socket], None]) -> None:
         self._place = place
@@ -118,21 +118,19 @@ def _mapped(path: Path, figures: int) -> memoryview:
 
 
 class Share:
-    """This worker's part of the pod's connections. `serve` makes what serves one, of the port for cluster-aware clients
-    or of the other; `served` tells how many are."""
+    """This worker's part of the pod's connections. `serve` serves one, of the port for cluster-aware clients or of the
+    other; `served` tells how many are."""
 
     def __init__(
         self,
         run_dir: Path,
         worker: int,
         workers: int,
-        serve: Callable[[bool], asyncio.BaseProtocol],
+        serve: Callable[[bool, socket.socket], None],
         served: Callable[[], int],
     ) -> None:
         self._run_dir, self._worker = run_dir, worker
         self._serve, self._served = serve, served
-        self._coming = 0
-        self._tasks = set[asyncio.Task[None]]()
         self._loop = asyncio.get_running_loop()
         self._figures = Figures(run_dir / f"router-shares-{workers}", worker, workers)
         self._takes = False
@@ -158,7 +156,7 @@ class Share:
 
     def note(self) -> None:
         """Tell how many connections there are, after one came or went."""
-        self._figures.tell(self._served() + self._coming if self._takes else NOBODY)
+        self._figures.tell(self._served() if self._takes else NOBODY)
 
     def _place(self, cluster: bool, connection: socket.socket) -> None:
         self.note()
@@ -180,20 +178,8 @@ class Share:
         return True
 
     def _take(self, cluster: bool, connection: socket.socket) -> None:
-        task = self._loop.create_task(self._serve_it(cluster, connection))
-        self._coming += 1
+        self._serve(cluster, connection)
         self.note()
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve_it(self, cluster: bool, connection: socket.socket) -> None:
-        try:
-            await self._loop.connect_accepted_socket(lambda: self._serve(cluster), connection)
-        except OSError as error:
-            log.debug("a connection ended before it was served: %s", error)
-        finally:
-            self._coming -= 1
-            self.note()
 
     def _receive(self) -> None:
         for _ in range(AT_ONCE):
