@@ -129,8 +129,9 @@ async def test_a_time_out_for_idle_clients_is_set_while_they_are_connected(tmp_p
         assert await idle.ask("CONFIG", "GET", "timeout") == request("timeout", "0")
         waiting.send(("BLPOP", key, "0"))
         assert await listening.ask("SUBSCRIBE", "news") == b"*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n"
-        while not (peers := (await pod.metrics())["peers"]):
-            await asyncio.sleep(0.01)
+        async with conversation(other.front) as client:
+            assert await client.ask("EXISTS", key) == b":0\r\n"
+        peers = (await pod.metrics())["peers"]
         cluster.change_settings(idleTimeoutMs=1000)
         assert await idle.frame() == b""
         async with conversation(other.front) as client:

@@ -92,8 +92,8 @@ WORKER_BITS = 40
 
 
 class Ports:
-    """The two listeners of a router, whose connections it has to `serve`. The one for any client may be closed before the
-    other. Several workers `share` what comes to them."""
+    """The two listeners of a router, for which it does `serve`. The one for any client may be closed before the other.
+    Several workers `share` what comes to them."""
 
     def __init__(self, serve: Callable[[bool, socket.socket], None], share: Share | None) -> None:
         self._serve = serve
