@@ -60,11 +60,15 @@ cdef class Client:
 
     def pause_writing(self):
         self.write_paused = True
+        if self.source is not None:
+            self.source.pause()
         if not self.blocked:
             self.block()
 
     def resume_writing(self):
         self.write_paused = False
+        if self.source is not None:
+            self.source.go_on()
         self.touch()
         self.router.settle_touched()
 
@@ -187,9 +191,13 @@ cdef class Client:
 
     cdef void show_line(self, bytes line):
         """A line for MONITOR, behind what has been answered."""
-        if not self.closed and not self.half_closed and self.muted >= 0:
-            buf_add_bytes(&self.out, line)
-            self.touch()
+        if self.closed or self.half_closed or self.muted < 0:
+            return
+        if self.source is not None:
+            self.keep_behind(line)
+            return
+        buf_add_bytes(&self.out, line)
+        self.touch()
 
     def unwatch(self):
         """UNWATCH."""
@@ -406,6 +414,10 @@ cdef class Client:
         cdef Py_ssize_t at = self.out.len
         if self.closed or self.half_closed:
             return
+        if self.source is not None:
+            self.router.counters.messages += 1
+            self.keep_behind((b"*" if self.proto == 2 else b">") + PyBytes_FromStringAndSize(p + 1, n - 1))
+            return
         buf_add(&self.out, p, n)
         if self.proto == 2:
             self.out.p[at] = c"*"
@@ -422,6 +434,11 @@ cdef class Client:
             buf_add_bytes(&self.out, data)
             self.touch()
             return
+        self.keep_behind(data)
+
+    cdef void keep_behind(self, bytes data):
+        """Keep something that leaves behind the last reply that is outstanding."""
+        cdef Request r = self.tail
         if not r.done:
             muted, self.muted = self.muted, 0
             r = self.append()

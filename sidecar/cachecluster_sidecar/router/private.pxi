@@ -1,5 +1,6 @@
 # Private connections: for commands that wait in an engine, where nothing may stand behind them, and for WATCH, which an
-# engine keeps with the connection. A client has at most one of each kind, numbered 2 * id (WATCH) and 2 * id + 1, and is
+# engine keeps with the connection; also for large replies (large.pxi). A client has at most one of each kind, numbered
+# 2 * id (WATCH) and 2 * id + 1, and is
 # not parsed while a command is under way on one, so that its order is kept.
 #
 # For a partition of another pod that pod's router makes the connection to the engine:
@@ -44,7 +45,7 @@ cdef class Control(Backend):
             p.control = None
 
 
-cdef class Private(Backend):
+cdef class Private(Relay):
     """A connection of one client to an engine."""
 
     cdef void went(self, Partition p):
@@ -61,6 +62,7 @@ cdef class Private(Backend):
         """Forget it; a command for which it could not even be made was not executed."""
         cdef Partition p = <Partition>self.router.lines[self.target.partition]
         cdef Request r
+        self.stop(reason)
         p.privates.discard(self)
         if self.only.links is not None and self.only.links.get(self.link) is self:
             del self.only.links[self.link]
@@ -106,7 +108,13 @@ cdef class Private(Backend):
         self.router.hurry()
 
     cdef void end(self, bint patient):
-        """Close it as soon as the engine has told what became of the command in flight; what was not sent is given back."""
+        """Close it as soon as the engine has told what became of the command in flight; what was not sent is given back.
+        What is passed on in pieces was executed: nobody waits for it, and it goes on as its client reads."""
+        if self.under_way is not None:
+            self.ending = True
+            if self.only.closed:
+                self.lose("its client is gone")
+            return
         if self.ending:
             if not patient and self.cut_at == 0:
                 self.cut_at = seconds() + GATE_DRAIN_S
@@ -126,7 +134,9 @@ cdef class Private(Backend):
             if now - self.heard > CONNECT_TIMEOUT_S:
                 self.lose("it did not answer our greeting in time")
             return self.unblocking is not None and not self.closed
-        if self.sent.head is None and self.unsent.head is None:
+        if self.under_way is not None:
+            self.look_at_reader(now)
+        elif self.sent.head is None and self.unsent.head is None:
             if not self.watches and now - self.heard > (WAIT_IDLE_S if self.link >> C_WAIT_SHIFT else PRIVATE_IDLE_S):
                 self.lose("it is not used")
         elif 0 < self.cut_at < now:

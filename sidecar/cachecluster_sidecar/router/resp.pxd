@@ -40,6 +40,8 @@ cdef struct RequestScan:
 cdef struct ReplyScan:
     Py_ssize_t pos
     long long pending       # elements still to come; 0 before the first byte
+    Py_ssize_t want         # the frame has at least so many bytes, as far as the bulk under way tells
+    Py_ssize_t left         # of the bulk that is passed on in pieces
 
 cdef void request_scan_reset(RequestScan* s) noexcept nogil
 cdef int scan_request(RequestScan* s, const char* p, Py_ssize_t n) noexcept nogil
@@ -48,5 +50,6 @@ cdef Py_ssize_t next_arg(const char* p, Py_ssize_t at, Arg* arg) noexcept nogil
 
 cdef void reply_scan_reset(ReplyScan* s) noexcept nogil
 cdef int scan_reply(ReplyScan* s, const char* p, Py_ssize_t n) noexcept nogil
+cdef Py_ssize_t pass_reply(ReplyScan* s, const char* p, Py_ssize_t n) noexcept nogil
 
 cdef bytes inline_to_request(bytes line)

@@ -18,3 +18,6 @@ class RequestFeed:
 
 class ReplyFeed:
     def feed(self, data: bytes) -> list[bytes]: ...
+
+class ReplyPieces:
+    def feed(self, data: bytes) -> tuple[bytes, bool]: ...

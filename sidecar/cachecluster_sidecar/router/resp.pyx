@@ -218,6 +218,8 @@ cdef Py_ssize_t next_arg(const char* p, Py_ssize_t at, Arg* arg) noexcept nogil:
 cdef void reply_scan_reset(ReplyScan* s) noexcept nogil:
     s.pos = 0
     s.pending = 0
+    s.want = 0
+    s.left = 0
 
 
 cdef inline Py_ssize_t line_end(const char* p, Py_ssize_t at, Py_ssize_t n) noexcept nogil:
@@ -260,6 +262,7 @@ cdef int scan_reply(ReplyScan* s, const char* p, Py_ssize_t n) noexcept nogil:
         if kind == c"$" or kind == c"=" or kind == c"!":
             if v >= 0:
                 if end + v + 2 > n:
+                    s.want = end + v + 2
                     return SCAN_INCOMPLETE
                 end += v + 2
                 if p[end - 2] != c"\r" or p[end - 1] != c"\n":
@@ -277,6 +280,33 @@ cdef int scan_reply(ReplyScan* s, const char* p, Py_ssize_t n) noexcept nogil:
             return SCAN_ERROR
         s.pos = end
     return SCAN_COMPLETE
+
+
+cdef Py_ssize_t pass_reply(ReplyScan* s, const char* p, Py_ssize_t n) noexcept nogil:
+    """Go on with a reply that is passed on in pieces; p is its first byte that was not passed yet, after
+    reply_scan_reset that of the reply.
+
+    Returns how many bytes may be passed now: all of them, but for the end of a reply and for a line that is not
+    complete. `pending` is 0 then when the reply ends there. -1: these bytes are no RESP.
+    """
+    cdef Py_ssize_t at = 0
+    cdef int r
+    if s.left > 0:
+        at = min(s.left, n)
+        s.left -= at
+        if s.left > 0:
+            return at
+        s.pending -= 1
+        if s.pending == 0:
+            return at
+    s.pos = s.want = 0
+    r = scan_reply(s, p + at, n - at)
+    if r == SCAN_ERROR:
+        return -1
+    if r == SCAN_INCOMPLETE and s.want > n - at:
+        s.left = s.want - (n - at)
+        return n
+    return at + s.pos
 
 
 cdef bytes inline_to_request(bytes line):
@@ -443,3 +473,24 @@ cdef class ReplyFeed:
             frames.append(self.buf.p[: self.scan.pos])
             buf_consume(&self.buf, self.scan.pos)
             reply_scan_reset(&self.scan)
+
+
+cdef class ReplyPieces:
+    """A reply that is passed on in pieces. For tests and fuzzing."""
+
+    cdef ReplyScan scan
+    cdef Buf buf
+
+    def __dealloc__(self):
+        buf_free(&self.buf)
+
+    def feed(self, bytes data):
+        """Add bytes; returns those that may be passed on, and whether the reply ends there."""
+        cdef Py_ssize_t passed
+        buf_add_bytes(&self.buf, data)
+        passed = pass_reply(&self.scan, self.buf.p, self.buf.len)
+        if passed < 0:
+            raise ProtocolError("not a RESP reply")
+        piece = self.buf.p[:passed]
+        buf_consume(&self.buf, passed)
+        return piece, self.scan.pending == 0
