@@ -91,3 +91,46 @@ async def test_slow_readers_cost_the_router_nothing(tmp_path: Path) -> None:
                 readers.create_task(_read(pod, key, pause_s=1.0))
         assert _memory_mib(pod, "VmHWM") < base + MOST_MIB
         assert len(waits) > 100
+
+
+async def _write(pod: Pod, key: str, value: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection(*pod.front)
+    writer.write(b"*3\r\n$3\r\nSET\r\n$%d\r\n%s\r\n$%d\r\n" % (len(key), key.encode(), VALUE_BYTES))
+    for at in range(0, VALUE_BYTES, len(PIECE)):
+        writer.write(value[at : at + len(PIECE)])
+        await writer.drain()
+    writer.write(b"\r\n")
+    reply = await reader.readline()
+    writer.close()
+    return reply
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_eight_clients_write_large_values_in_bounded_memory(tmp_path: Path, engine: str) -> None:
+    async with running_cluster(tmp_path, engine=engine, pods=1, partitions=1) as cluster:
+        pod, (small, *keys) = cluster.pods[0], cluster.keys(0, 9)
+        value = (PIECE * (VALUE_BYTES // len(PIECE) + 1))[:VALUE_BYTES]
+        base = _forget_peak(pod)
+        async with _others_wait(pod, small) as waits:
+            replies = await asyncio.gather(*[_write(pod, key, value) for key in keys])
+        assert set(replies) == {b"+OK\r\n"}
+        assert _memory_mib(pod, "VmHWM") < base + MOST_MIB
+        assert len(waits) > 20, "others are served meanwhile"
+        async with pod.copies[0].client() as engine_client:
+            for key in keys:
+                assert await engine_client.get(key) == value
+
+
+async def test_a_client_that_goes_in_the_midst_of_a_large_write_changes_nothing(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, pods=1, partitions=1) as cluster, cluster.pods[0].client() as client:
+        (key,) = cluster.keys(0)
+        await client.set(key, "before")
+        _, writer = await asyncio.open_connection(*cluster.pods[0].front)
+        head = b"*3\r\n$3\r\nSET\r\n$%d\r\n%s\r\n$%d\r\n" % (len(key), key.encode(), VALUE_BYTES)
+        writer.write(head + PIECE * 10)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        assert await client.get(key) == b"before"
+        await client.set(key, "after")
+        assert await client.get(key) == b"after"

@@ -38,7 +38,7 @@ cdef class Client:
             after = r.next
             r.next = None
             r = after
-        self.head = self.tail = self.waits = None
+        self.head = self.tail = self.waits = self.upload = None
         self.forget_transaction()
         self.stop_monitoring()
         self.router.hub.leave(self)
@@ -295,6 +295,13 @@ cdef class Client:
         cdef int scanned
         cdef bint served
         while start < n and not self.blocked and not self.closing:
+            if self.upload is not None:
+                start += pass_upload(self, p + start, n - start)
+                if self.upload is not None:
+                    break
+                if self.must_wait():
+                    self.block()
+                continue
             scanned = scan_request(&self.scan, p + start, n - start)
             if (n - start if scanned == SCAN_INCOMPLETE else self.scan.pos) > most:
                 log.warning("client %d sent a request of more than %d bytes: disconnected", self.id, most)
@@ -304,6 +311,8 @@ cdef class Client:
                 self.closing = True
                 break
             if scanned == SCAN_INCOMPLETE:
+                if self.scan.want > C_LARGE_REQUEST and begins_upload(self, p + start):
+                    continue
                 break
             if scanned == SCAN_ERROR:
                 self.router.counters.protocol += 1
@@ -531,6 +540,8 @@ cdef class Client:
     cdef void take_leave(self):
         """End our side, unless something is outstanding, queued, or has come and waits to be read."""
         if self.closing or self.blocked or self.queue is not None or not self.served() or self.out.len or self.rest.len:
+            return
+        if self.upload is not None:
             return
         if self.transport.is_closing() or unread_bytes(self.transport):
             return

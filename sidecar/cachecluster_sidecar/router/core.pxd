@@ -43,6 +43,7 @@ cdef class Request:
     cdef bytes refused           # the first of them that was an error
     cdef uint64_t link           # the private connection it goes on; 0: the shared one
     cdef bint fresh              # that connection is made if there is none; otherwise it must still be there
+    cdef bint uploaded           # all but its last line end is in the engine already, on the private connection
     cdef bint blocks             # it may wait in the engine
     cdef double until            # and so long; 0: for ever
     cdef bint mute               # CLIENT REPLY: its reply is not sent
@@ -281,6 +282,7 @@ cdef class Private(Relay):
     cdef uint64_t link           # its number among that client's
     cdef bytes engine_id         # as the engine calls it, in digits
     cdef bint watches            # a WATCH was sent, and no EXEC since
+    cdef bint filling            # a part of a request was sent, and it is not answered
     cdef bytes unblocking        # how what waits in the engine is being ended, TIMEOUT or ERROR; None: it is not
     cdef bint asked_for          # by the client
     cdef double said_at          # when that was last asked
@@ -350,7 +352,7 @@ cdef class Partition:
     cdef bint may_release(self)
     cdef void submit(self, Request r, const char* frame, Py_ssize_t n)
     cdef void send_alone(self, Backend shared, Request r, const char* frame, Py_ssize_t n)
-    cdef Private make_private(self, Request r)
+    cdef Private make_private(self, Client c, uint64_t link)
     cdef Control controlled(self, Target target)
     cdef void end_privates(self, bint patient)
     cdef void look_at_privates(self, double now)
@@ -428,6 +430,16 @@ cdef class CommitLink:
     cdef void close(self)
 
 
+# A large request that goes to the engine here as it comes.
+cdef class Upload:
+    cdef Command* command
+    cdef bytes key
+    cdef int slot
+    cdef Partition partition
+    cdef Private link            # None: it was lost, and the rest is dropped
+    cdef Py_ssize_t bytes        # of it that came
+
+
 # The commands of a client since its MULTI.
 cdef class Queue:
     cdef list frames
@@ -500,6 +512,7 @@ cdef class Client:
     cdef bint spoiled            # what it watches was lost sight of: EXEC executes nothing
     cdef int watched             # the slot of what it watches
     cdef dict links              # by number, the connection that it has for itself, or a peer's; None until used
+    cdef Upload upload           # what it is in the midst of sending; None: nothing large
     cdef Relay source            # from where a large reply is passed on to it now; None: from nowhere
     cdef readonly tuple subs     # by kind, the names it has subscribed to; None: none
     cdef set unheard             # (kind, name) of those that are not confirmed yet; None: all are

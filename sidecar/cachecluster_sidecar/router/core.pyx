@@ -15,6 +15,7 @@ The parts, each with one job:
     aside.pxi       reads that a replica answers in its primary's place
     transaction.pxi MULTI and EXEC: commands that are kept, and go to an engine in one piece
     large.pxi       large replies, passed on in pieces on connections of one client's own
+    upload.pxi      large requests, the same way
     private.pxi     connections of one client's own: commands that wait, WATCH
     pubsub.pxi      SUBSCRIBE and PUBLISH: who listens to what, and to whom this router listens for them
     wait.pxi        WAIT: how many copies have what a client has written
@@ -105,6 +106,7 @@ from .resp cimport (
     inline_to_request,
     next_arg,
     pass_reply,
+    pass_request,
     reply_scan_reset,
     request_error,
     request_scan_reset,
@@ -128,6 +130,7 @@ cdef enum:
     C_LISTENER_MAX = 33554432
     C_BACKEND_PAUSE = 1048576
     C_LARGE = 1048576
+    C_LARGE_REQUEST = 16777216
     C_LATENCY_MASK = 15
     LATENCY_BUCKETS = 24
     STACK_ARGS = 64
@@ -155,6 +158,8 @@ OUTPUT_MAX_BYTES = C_OUTPUT_MAX
 """The same bound for replies to commands that were already on their way; then the client is disconnected."""
 LARGE_BYTES = C_LARGE
 """A reply above it is not kept until it is complete, but passed on in pieces, on a connection of its client's own."""
+LARGE_REQUEST_BYTES = C_LARGE_REQUEST
+"""The same for a request with an argument that ends beyond it: more than for replies, for what is kept can wait for a gate."""
 PIECE_BYTES = 65536
 """The most of a large reply that is passed on at a time."""
 MOST_LARGE = 4096
@@ -246,6 +251,7 @@ include "spread.pxi"
 include "aside.pxi"
 include "transaction.pxi"
 include "large.pxi"
+include "upload.pxi"
 include "private.pxi"
 include "wait.pxi"
 include "tracking.pxi"

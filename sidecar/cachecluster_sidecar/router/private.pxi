@@ -1,5 +1,5 @@
 # Private connections: for commands that wait in an engine, where nothing may stand behind them, and for WATCH, which an
-# engine keeps with the connection; also for large replies (large.pxi). A client has at most one of each kind, numbered
+# engine keeps with the connection; also for what is large (large.pxi, upload.pxi). A client has at most one of each kind, numbered
 # 2 * id (WATCH) and 2 * id + 1, and is
 # not parsed while a command is under way on one, so that its order is kept.
 #
@@ -57,6 +57,7 @@ cdef class Private(Relay):
     cdef void greeted(self, bytes reply):
         self.engine_id = reply.partition(b"\r\nid\r\n:")[2].partition(b"\r")[0]
         self.flush()
+        self.let_go()
 
     cdef void ended(self, str reason):
         """Forget it; a command for which it could not even be made was not executed."""
@@ -94,6 +95,8 @@ cdef class Private(Relay):
 
     cdef void answered(self):
         """A reply has come. A word to end its command may still be on its way, and must not meet another one."""
+        if self.sent.head is None:
+            self.filling = False
         if self.sent.head is None and not self.closed and (self.ending or self.unblocking is not None):
             self.lose("it is needed no more")
 
@@ -137,7 +140,7 @@ cdef class Private(Relay):
         if self.under_way is not None:
             self.look_at_reader(now)
         elif self.sent.head is None and self.unsent.head is None:
-            if not self.watches and now - self.heard > (WAIT_IDLE_S if self.link >> C_WAIT_SHIFT else PRIVATE_IDLE_S):
+            if not self.watches and self.only.upload is None and now - self.heard > (WAIT_IDLE_S if self.link >> C_WAIT_SHIFT else PRIVATE_IDLE_S):
                 self.lose("it is not used")
         elif 0 < self.cut_at < now:
             self.lose("the gate was shut and the engine did not answer")

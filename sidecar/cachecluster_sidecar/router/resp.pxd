@@ -34,6 +34,8 @@ cdef struct RequestScan:
     Py_ssize_t argc         # -1 until the header is read
     Py_ssize_t index        # arguments already seen
     Arg head[HEAD_ARGS]     # the first arguments
+    Py_ssize_t want         # the frame has at least so many bytes, as far as the argument under way tells
+    Py_ssize_t left         # of the argument that is passed on in pieces, with its line end
     int error               # index into the table of protocol errors
     uint8_t got             # the byte found in place of `$`
 
@@ -45,6 +47,7 @@ cdef struct ReplyScan:
 
 cdef void request_scan_reset(RequestScan* s) noexcept nogil
 cdef int scan_request(RequestScan* s, const char* p, Py_ssize_t n) noexcept nogil
+cdef Py_ssize_t pass_request(RequestScan* s, const char* p, Py_ssize_t n) noexcept nogil
 cdef bytes request_error(RequestScan* s)
 cdef Py_ssize_t next_arg(const char* p, Py_ssize_t at, Arg* arg) noexcept nogil
 

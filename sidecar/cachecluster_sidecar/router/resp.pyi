@@ -21,3 +21,6 @@ class ReplyFeed:
 
 class ReplyPieces:
     def feed(self, data: bytes) -> tuple[bytes, bool]: ...
+
+class RequestPieces:
+    def feed(self, data: bytes) -> tuple[bytes, bool]: ...

@@ -123,6 +123,8 @@ cdef void request_scan_reset(RequestScan* s) noexcept nogil:
     s.pos = 0
     s.argc = -1
     s.index = 0
+    s.want = 0
+    s.left = 0
     s.error = 0
 
 
@@ -183,12 +185,47 @@ cdef int scan_request(RequestScan* s, const char* p, Py_ssize_t n) noexcept nogi
             s.head[s.index].at = end
             s.head[s.index].len = v
         if end + v + 2 > n:
+            s.want = end + v + 2
             return SCAN_INCOMPLETE
         if p[end + v] != c"\r" or p[end + v + 1] != c"\n":
             return failed(s, BAD_LINE_END)
         s.pos = end + v + 2
         s.index += 1
     return SCAN_COMPLETE
+
+
+cdef Py_ssize_t pass_request(RequestScan* s, const char* p, Py_ssize_t n) noexcept nogil:
+    """Go on with a request (no inline one) that is passed on in pieces; p is its first byte that was not passed yet, after
+    request_scan_reset that of the frame.
+
+    Returns how many bytes may be passed now. The last line end is never one of them: without it nothing is executed. When
+    it is there, behind what may be passed, `index` is `argc`. -1: see request_error.
+    """
+    cdef Py_ssize_t at = 0, passed
+    cdef int r
+    if s.left > 0:
+        if n < s.left:
+            at = min(n, s.left - 2)
+            s.left -= at
+            return at
+        at = s.left
+        if p[at - 2] != c"\r" or p[at - 1] != c"\n":
+            return failed(s, BAD_LINE_END)
+        s.left = 0
+        s.index += 1
+        if s.index == s.argc:
+            return at - 2
+    s.pos = s.want = 0
+    r = scan_request(s, p + at, n - at)
+    if r == SCAN_ERROR:
+        return -1
+    if r == SCAN_COMPLETE:
+        return at + s.pos - 2
+    if s.want > 0:
+        passed = min(n - at, s.want - 2)
+        s.left = s.want - passed
+        return at + passed
+    return at + s.pos
 
 
 cdef bytes request_error(RequestScan* s):
@@ -494,3 +531,27 @@ cdef class ReplyPieces:
         piece = self.buf.p[:passed]
         buf_consume(&self.buf, passed)
         return piece, self.scan.pending == 0
+
+
+cdef class RequestPieces:
+    """A request that is passed on in pieces. For tests and fuzzing."""
+
+    cdef RequestScan scan
+    cdef Buf buf
+
+    def __cinit__(self):
+        request_scan_reset(&self.scan)
+
+    def __dealloc__(self):
+        buf_free(&self.buf)
+
+    def feed(self, bytes data):
+        """Add bytes; returns those that may be passed on, and whether only the last line end follows."""
+        cdef Py_ssize_t passed
+        buf_add_bytes(&self.buf, data)
+        passed = pass_request(&self.scan, self.buf.p, self.buf.len)
+        if passed < 0:
+            raise ProtocolError(request_error(&self.scan)[1:-2].decode("latin-1"))
+        piece = self.buf.p[:passed]
+        buf_consume(&self.buf, passed)
+        return piece, self.scan.index == self.scan.argc

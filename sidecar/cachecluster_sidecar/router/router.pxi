@@ -349,7 +349,7 @@ cdef class Router:
         if r.large:
             if is_relayed(r, n):
                 return
-        elif r.link and not r.blocks and p[0] == c"-":
+        elif r.link and not r.blocks and not r.uploaded and p[0] == c"-":
             watch_failed(r)
         if split is None:
             r.client.deliver(r, p, n)
