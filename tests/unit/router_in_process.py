@@ -58,6 +58,7 @@ class Transport:
         self.protocol = protocol
         self.written = b""
         self.ended = False
+        self.paused = False
         self._eof = False
         self._slow = slow
         self.unread = NOTHING_UNREAD
@@ -108,9 +109,11 @@ class Transport:
 
     def pause_reading(self) -> None:
         """A test feeds what it likes."""
+        self.paused = True
 
     def resume_reading(self) -> None:
         """A test feeds what it likes."""
+        self.paused = False
 
     def write_eof(self) -> None:
         """Nothing more will come."""

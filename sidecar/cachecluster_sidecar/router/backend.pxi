@@ -307,12 +307,18 @@ cdef class Backend:
         cdef Request r
         cdef list late = None
         cdef int scanned
+        if self.dropping:
+            start = self.drop(p, n)
+            if self.dropping or self.closed:
+                return start
         if self.target.partition >= 0 and self.is_ready:
             if not (<Partition>self.router.lines[self.target.partition]).may_release():
                 late = []
         while start < n:
             scanned = scan_reply(&self.scan, p + start, n - start)
             if scanned == SCAN_INCOMPLETE:
+                if self.scan.want > C_LARGE or n - start > C_LARGE:
+                    start += self.take_large(p + start, n - start, late is not None)
                 break
             frame = p + start
             length = self.scan.pos
@@ -341,6 +347,41 @@ cdef class Backend:
         if self.router.sync and self.target.partition >= 0 and self.is_ready:
             (<Partition>self.router.lines[self.target.partition]).commit.begin()
         return start
+
+    cdef Py_ssize_t take_large(self, const char* p, Py_ssize_t n, bint late):
+        """The reply that is coming is large. If it can be asked for again, on a connection of its client's own, or nobody
+        wants it any more, then this one is dropped; returns how much of it. 0: it is kept until it is complete.
+
+        Where nothing is lost by that the connection is dropped with it, so that nobody waits until it has come."""
+        cdef Request r = self.sent.head
+        cdef Partition of
+        if late or self.target.partition < 0 or r is None or p[0] == c">" or not (r.client.closed or may_ask_apart(r)):
+            return 0
+        self.dropping = True
+        reply_scan_reset(&self.scan)
+        self.sent.pop()
+        of = <Partition>self.router.lines[r.partition]
+        self.left(of)
+        of.taken()
+        if of.commit.count == 0 and only_read(self.sent):
+            self.lose("a large reply is asked for again on another one")
+            self.target.retry_at = self.target.backoff = 0
+            self.target.ready(self.proto)
+        if not r.client.closed:
+            ask_apart(r)
+        if of.inflight == 0:
+            of.left_flight()
+        return n if self.closed else self.drop(p, n)
+
+    cdef Py_ssize_t drop(self, const char* p, Py_ssize_t n):
+        cdef Py_ssize_t done = pass_reply(&self.scan, p, n)
+        if done < 0:
+            self.lose("it sent what is no reply")
+            return n
+        if self.scan.pending == 0:
+            self.dropping = False
+            reply_scan_reset(&self.scan)
+        return done
 
     cdef void give_up_late(self, list late):
         """These replies came after the deadline. What was not sent yet goes back as well: a read that is asked again
@@ -498,7 +539,7 @@ cdef class Backend:
         self.router.give_up_sent(self, lost, None, f"the connection to {self.target.name} ended ({reason})")
         self.take_back(unsent)
         self.let_go()
-        if self.target.partition >= 0 and not self.apart:
+        if self.target.partition >= 0 and not self.apart and not self.dropping:
             p = <Partition>self.router.lines[self.target.partition]
             if p.engine is self.target:
                 p.commit.reset("the connection to the engine ended")
@@ -512,6 +553,16 @@ cdef list lost_partitions(list requests):
     for r in requests:
         found.append(r.partition)
     return found
+
+
+cdef bint only_read(Line line):
+    """Are there only commands in it that can be sent again?"""
+    cdef Request r = line.head
+    while r is not None:
+        if r.internal != NOT_INTERNAL or r.write:
+            return False
+        r = r.follower
+    return True
 
 
 cdef list line_partitions(Line line):

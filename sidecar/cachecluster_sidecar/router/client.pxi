@@ -38,7 +38,7 @@ cdef class Client:
             after = r.next
             r.next = None
             r = after
-        self.head = self.tail = self.waits = None
+        self.head = self.tail = self.waits = self.upload = None
         self.forget_transaction()
         self.stop_monitoring()
         self.router.hub.leave(self)
@@ -60,11 +60,15 @@ cdef class Client:
 
     def pause_writing(self):
         self.write_paused = True
+        if self.source is not None:
+            self.source.pause()
         if not self.blocked:
             self.block()
 
     def resume_writing(self):
         self.write_paused = False
+        if self.source is not None:
+            self.source.go_on()
         self.touch()
         self.router.settle_touched()
 
@@ -187,9 +191,13 @@ cdef class Client:
 
     cdef void show_line(self, bytes line):
         """A line for MONITOR, behind what has been answered."""
-        if not self.closed and not self.half_closed and self.muted >= 0:
-            buf_add_bytes(&self.out, line)
-            self.touch()
+        if self.closed or self.half_closed or self.muted < 0:
+            return
+        if self.source is not None:
+            self.keep_behind(line)
+            return
+        buf_add_bytes(&self.out, line)
+        self.touch()
 
     def unwatch(self):
         """UNWATCH."""
@@ -287,6 +295,13 @@ cdef class Client:
         cdef int scanned
         cdef bint served
         while start < n and not self.blocked and not self.closing:
+            if self.upload is not None:
+                start += pass_upload(self, p + start, n - start)
+                if self.upload is not None:
+                    break
+                if self.must_wait():
+                    self.block()
+                continue
             scanned = scan_request(&self.scan, p + start, n - start)
             if (n - start if scanned == SCAN_INCOMPLETE else self.scan.pos) > most:
                 log.warning("client %d sent a request of more than %d bytes: disconnected", self.id, most)
@@ -296,6 +311,8 @@ cdef class Client:
                 self.closing = True
                 break
             if scanned == SCAN_INCOMPLETE:
+                if self.scan.want > C_LARGE_REQUEST and begins_upload(self, p + start):
+                    continue
                 break
             if scanned == SCAN_ERROR:
                 self.router.counters.protocol += 1
@@ -406,6 +423,10 @@ cdef class Client:
         cdef Py_ssize_t at = self.out.len
         if self.closed or self.half_closed:
             return
+        if self.source is not None:
+            self.router.counters.messages += 1
+            self.keep_behind((b"*" if self.proto == 2 else b">") + PyBytes_FromStringAndSize(p + 1, n - 1))
+            return
         buf_add(&self.out, p, n)
         if self.proto == 2:
             self.out.p[at] = c"*"
@@ -422,6 +443,11 @@ cdef class Client:
             buf_add_bytes(&self.out, data)
             self.touch()
             return
+        self.keep_behind(data)
+
+    cdef void keep_behind(self, bytes data):
+        """Keep something that leaves behind the last reply that is outstanding."""
+        cdef Request r = self.tail
         if not r.done:
             muted, self.muted = self.muted, 0
             r = self.append()
@@ -514,6 +540,8 @@ cdef class Client:
     cdef void take_leave(self):
         """End our side, unless something is outstanding, queued, or has come and waits to be read."""
         if self.closing or self.blocked or self.queue is not None or not self.served() or self.out.len or self.rest.len:
+            return
+        if self.upload is not None:
             return
         if self.transport.is_closing() or unread_bytes(self.transport):
             return

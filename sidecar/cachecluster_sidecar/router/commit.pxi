@@ -68,7 +68,7 @@ cdef class Commit:
         r.client.held += n
         self.fresh.push(r)
         self.count += 1
-        if r.client.peer and not r.ticket:
+        if r.client.peer and not r.ticket and not r.large:
             r.client.give_ticket(r)
 
     cdef void begin(self):

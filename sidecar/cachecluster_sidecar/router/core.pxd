@@ -1,6 +1,6 @@
 """The router's objects: requests on their way, the lines they stand in, connections on both sides, partitions."""
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint64_t
 
 from .command_table cimport FAMILY_COUNT, Command, CommandTable, Merge
 from .resp cimport Arg, Buf, ReplyScan, RequestScan
@@ -43,6 +43,7 @@ cdef class Request:
     cdef bytes refused           # the first of them that was an error
     cdef uint64_t link           # the private connection it goes on; 0: the shared one
     cdef bint fresh              # that connection is made if there is none; otherwise it must still be there
+    cdef bint uploaded           # all but its last line end is in the engine already, on the private connection
     cdef bint blocks             # it may wait in the engine
     cdef double until            # and so long; 0: for ever
     cdef bint mute               # CLIENT REPLY: its reply is not sent
@@ -54,6 +55,7 @@ cdef class Request:
     cdef double held_at          # when its reply began to wait for acknowledgements
     cdef int64_t bound           # the offset that must be acknowledged before the reply leaves
     cdef uint64_t ticket         # by which a peer knows a reply that is held
+    cdef int64_t large           # its reply is passed on in pieces if it is large; as what it is remembered. 0: it is kept
     cdef Buf reply
 
     cdef bytes frame(self)
@@ -148,6 +150,7 @@ cdef class Backend:
     cdef bint apart              # not the target's one for everybody
     cdef bint control            # for words of ours only: the gate does not matter
     cdef bint listens            # a Feed
+    cdef bint dropping           # a reply that is asked for again: it is dropped as it comes
 
     cdef void add(self, Request r, const char* frame, Py_ssize_t n)
     cdef void add_wrapped(self, Request r, const char* frame, Py_ssize_t n)
@@ -159,6 +162,8 @@ cdef class Backend:
     cdef void flush(self)
     cdef void evict(self, Partition p)
     cdef Py_ssize_t take_replies(self, const char* p, Py_ssize_t n)
+    cdef Py_ssize_t take_large(self, const char* p, Py_ssize_t n, bint late)
+    cdef Py_ssize_t drop(self, const char* p, Py_ssize_t n)
     cdef void give_up_late(self, list late)
     cdef void take_reply(self, Request r, const char* p, Py_ssize_t n, list late)
     cdef bint take_word(self, Request r, Partition p, const char* frame, Py_ssize_t n)
@@ -258,12 +263,26 @@ cdef class Hub:
     cdef void look_after(self, double now)
 
 
-# A connection to an engine that is one client's: for commands that wait there, or for WATCH.
-cdef class Private(Backend):
+# A connection of one client's own, whose large replies are passed on in pieces.
+cdef class Relay(Backend):
     cdef Client only             # whose
+    cdef Request under_way       # whose reply is being passed on; None: none is
+    cdef bint allowed            # it may leave: it need not be acknowledged any more
+
+    cdef Py_ssize_t pass_on(self, const char* p, Py_ssize_t n)
+    cdef void pause(self)
+    cdef void go_on(self)
+    cdef void stop(self, str reason)
+    cdef void look_at_reader(self, double now)
+    cdef void answered(self)
+
+
+# A connection to an engine that is one client's: for commands that wait there, for WATCH, and for large replies.
+cdef class Private(Relay):
     cdef uint64_t link           # its number among that client's
     cdef bytes engine_id         # as the engine calls it, in digits
     cdef bint watches            # a WATCH was sent, and no EXEC since
+    cdef bint filling            # a part of a request was sent, and it is not answered
     cdef bytes unblocking        # how what waits in the engine is being ended, TIMEOUT or ERROR; None: it is not
     cdef bint asked_for          # by the client
     cdef double said_at          # when that was last asked
@@ -274,7 +293,6 @@ cdef class Private(Backend):
     cdef bint sends_back(self, const char* frame, Py_ssize_t n)
     cdef void take_unblocked(self, Request r)
     cdef void say_unblock(self, Control control, double now)
-    cdef void answered(self)
     cdef void unblock(self, bytes how, bint asked_for)
     cdef void end(self, bint patient)
     cdef bint look_after(self, double now)
@@ -334,7 +352,7 @@ cdef class Partition:
     cdef bint may_release(self)
     cdef void submit(self, Request r, const char* frame, Py_ssize_t n)
     cdef void send_alone(self, Backend shared, Request r, const char* frame, Py_ssize_t n)
-    cdef Private make_private(self, Request r)
+    cdef Private make_private(self, Client c, uint64_t link)
     cdef Control controlled(self, Target target)
     cdef void end_privates(self, bint patient)
     cdef void look_at_privates(self, double now)
@@ -412,6 +430,16 @@ cdef class CommitLink:
     cdef void close(self)
 
 
+# A large request that goes to the engine here as it comes.
+cdef class Upload:
+    cdef Command* command
+    cdef bytes key
+    cdef int slot
+    cdef Partition partition
+    cdef Private link            # None: it was lost, and the rest is dropped
+    cdef Py_ssize_t bytes        # of it that came
+
+
 # The commands of a client since its MULTI.
 cdef class Queue:
     cdef list frames
@@ -484,6 +512,8 @@ cdef class Client:
     cdef bint spoiled            # what it watches was lost sight of: EXEC executes nothing
     cdef int watched             # the slot of what it watches
     cdef dict links              # by number, the connection that it has for itself, or a peer's; None until used
+    cdef Upload upload           # what it is in the midst of sending; None: nothing large
+    cdef Relay source            # from where a large reply is passed on to it now; None: from nowhere
     cdef readonly tuple subs     # by kind, the names it has subscribed to; None: none
     cdef set unheard             # (kind, name) of those that are not confirmed yet; None: all are
     cdef readonly Tracking tracking  # what it wants to be told of; None: nothing
@@ -530,6 +560,7 @@ cdef class Client:
     cdef void reply(self, bytes data)
     cdef void push(self, const char* p, Py_ssize_t n)
     cdef void push_behind(self, bytes data)
+    cdef void keep_behind(self, bytes data)
     cdef void show_line(self, bytes line)
     cdef void deliver(self, Request r, const char* p, Py_ssize_t n)
     cdef void hold(self, Request r, const char* p, Py_ssize_t n)
@@ -605,6 +636,9 @@ cdef class Router:
     cdef bytearray shared                # where every connection reads into
     cdef char* shared_p
     cdef object shared_view
+    cdef object piece_view               # the same, for a piece of a large reply
+    cdef dict large                      # slot by command and key, of what had large replies
+    cdef uint16_t large_in[16384]        # how many of them, by slot
     cdef object table_view               # keeps the pod table mapped
     cdef list dirty                      # backends to flush in this tick
     cdef bint flush_due

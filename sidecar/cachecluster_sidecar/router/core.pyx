@@ -14,6 +14,8 @@ The parts, each with one job:
     spread.pxi      commands of several partitions
     aside.pxi       reads that a replica answers in its primary's place
     transaction.pxi MULTI and EXEC: commands that are kept, and go to an engine in one piece
+    large.pxi       large replies, passed on in pieces on connections of one client's own
+    upload.pxi      large requests, the same way
     private.pxi     connections of one client's own: commands that wait, WATCH
     pubsub.pxi      SUBSCRIBE and PUBLISH: who listens to what, and to whom this router listens for them
     wait.pxi        WAIT: how many copies have what a client has written
@@ -46,7 +48,7 @@ from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.buffer cimport PyBUF_WRITE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from libc.stdint cimport int64_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint16_t, uint64_t, uintptr_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free, malloc, strtoll
 from libc.string cimport memcmp, memset
@@ -102,6 +104,8 @@ from .resp cimport (
     buf_reserve,
     inline_to_request,
     next_arg,
+    pass_reply,
+    pass_request,
     reply_scan_reset,
     request_error,
     request_scan_reset,
@@ -124,6 +128,8 @@ cdef enum:
     C_OUTPUT_MAX = 134217728
     C_LISTENER_MAX = 33554432
     C_BACKEND_PAUSE = 1048576
+    C_LARGE = 1048576
+    C_LARGE_REQUEST = 16777216
     C_LATENCY_MASK = 15
     LATENCY_BUCKETS = 24
     STACK_ARGS = 64
@@ -149,6 +155,16 @@ HELD_PAUSE_BYTES = C_HELD_PAUSE
 """Replies whose turn has not come, per client; then its commands wait. With less room for them from an eighth of it on."""
 OUTPUT_MAX_BYTES = C_OUTPUT_MAX
 """The same bound for replies to commands that were already on their way; then the client is disconnected."""
+LARGE_BYTES = C_LARGE
+"""A reply above it is not kept until it is complete, but passed on in pieces, on a connection of its client's own."""
+LARGE_REQUEST_BYTES = C_LARGE_REQUEST
+"""The same for a request with an argument that ends beyond it: more than for replies, for what is kept can wait for a gate."""
+PIECE_BYTES = 65536
+"""The most of a large reply that is passed on at a time."""
+MOST_LARGE = 4096
+"""Of so many commands and keys it is remembered that their replies were large."""
+UNREAD_S = 60.0
+"""How long a client may take nothing of a large reply; then it is disconnected."""
 LISTENER_MAX_BYTES = C_LISTENER_MAX
 """Messages that a client which has subscribed has not read (Redis' limit for pubsub clients); then it is disconnected."""
 BACKEND_PAUSE_BYTES = C_BACKEND_PAUSE
@@ -233,6 +249,8 @@ include "dispatch.pxi"
 include "spread.pxi"
 include "aside.pxi"
 include "transaction.pxi"
+include "large.pxi"
+include "upload.pxi"
 include "private.pxi"
 include "wait.pxi"
 include "tracking.pxi"

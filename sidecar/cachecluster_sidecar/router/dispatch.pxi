@@ -48,8 +48,11 @@ cdef bint serve(Client c, const char* frame, Py_ssize_t n):
         if c.tracking is not None and not command.write:
             note_read(c, frame + scan.head[1].at, scan.head[1].len)
         slot = key_slot(frame + scan.head[1].at, scan.head[1].len)
-        if not command.replica or not router.replica_reads or not read_aside(c, slot, frame, n):
-            forward(c, slot, command.write, frame, n)
+        if command.replica and router.replica_reads and read_aside(c, slot, frame, n):
+            return True
+        if router.large_in[slot] and is_large(c, command, slot, frame):
+            return serve_large(c, slot, frame, n)
+        forward(c, slot, command.write, frame, n)
         return True
     if command.kind == KIND_KEYS or command.kind == KIND_SPLIT or command.kind == KIND_WATCH:
         return serve_keys(c, command, frame, n)

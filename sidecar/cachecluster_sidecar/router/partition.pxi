@@ -166,10 +166,19 @@ cdef class Partition:
         cdef Client c = r.client
         cdef Backend b
         cdef bytes shorter
+        if r.uploaded:
+            send_end(r, self, frame, n)
+            return
         if c.links is None:
             c.links = {}
         b = c.links.get(r.link)
-        if b is not None and (b.closed or b.proto != r.proto or b.target is not self.owner or not (b.apart or b is shared)):
+        if b is not None and (
+            b.closed
+            or b.proto != r.proto
+            or b.target is not self.owner
+            or not (b.apart or b is shared)
+            or (b.apart and (<Private>b).filling)
+        ):
             c.end_link(r.link)
             b = None
         if b is None:
@@ -180,7 +189,7 @@ cdef class Partition:
                 self.router.counters.tryagain += 1
                 self.router.fail(r, no_private_error(self.index, f"it has {MAX_PRIVATE}, the most there may be"))
                 return
-            b = self.make_private(r) if self.mine else shared
+            b = self.make_private(c, r.link) if self.mine else shared
             c.links[r.link] = b
         if b.apart:
             (<Private>b).watches = r.link & 1 == 0 and r.queued == 0
@@ -192,11 +201,11 @@ cdef class Partition:
         else:
             b.add(r, frame, n)
 
-    cdef Private make_private(self, Request r):
-        cdef Private b = Private(self.router, self.owner, r.proto)
+    cdef Private make_private(self, Client c, uint64_t link):
+        cdef Private b = Private(self.router, self.owner, c.proto)
         b.apart = True
-        b.only = r.client
-        b.link = r.link
+        b.only = c
+        b.link = link
         self.privates.add(b)
         self.controlled(self.owner)
         self.router.connect(b)

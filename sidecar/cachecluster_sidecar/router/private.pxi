@@ -1,5 +1,6 @@
 # Private connections: for commands that wait in an engine, where nothing may stand behind them, and for WATCH, which an
-# engine keeps with the connection. A client has at most one of each kind, numbered 2 * id (WATCH) and 2 * id + 1, and is
+# engine keeps with the connection; also for what is large (large.pxi, upload.pxi). A client has at most one of each kind, numbered
+# 2 * id (WATCH) and 2 * id + 1, and is
 # not parsed while a command is under way on one, so that its order is kept.
 #
 # For a partition of another pod that pod's router makes the connection to the engine:
@@ -44,7 +45,7 @@ cdef class Control(Backend):
             p.control = None
 
 
-cdef class Private(Backend):
+cdef class Private(Relay):
     """A connection of one client to an engine."""
 
     cdef void went(self, Partition p):
@@ -56,11 +57,13 @@ cdef class Private(Backend):
     cdef void greeted(self, bytes reply):
         self.engine_id = reply.partition(b"\r\nid\r\n:")[2].partition(b"\r")[0]
         self.flush()
+        self.let_go()
 
     cdef void ended(self, str reason):
         """Forget it; a command for which it could not even be made was not executed."""
         cdef Partition p = <Partition>self.router.lines[self.target.partition]
         cdef Request r
+        self.stop(reason)
         p.privates.discard(self)
         if self.only.links is not None and self.only.links.get(self.link) is self:
             del self.only.links[self.link]
@@ -92,6 +95,8 @@ cdef class Private(Backend):
 
     cdef void answered(self):
         """A reply has come. A word to end its command may still be on its way, and must not meet another one."""
+        if self.sent.head is None:
+            self.filling = False
         if self.sent.head is None and not self.closed and (self.ending or self.unblocking is not None):
             self.lose("it is needed no more")
 
@@ -106,7 +111,13 @@ cdef class Private(Backend):
         self.router.hurry()
 
     cdef void end(self, bint patient):
-        """Close it as soon as the engine has told what became of the command in flight; what was not sent is given back."""
+        """Close it as soon as the engine has told what became of the command in flight; what was not sent is given back.
+        What is passed on in pieces was executed: nobody waits for it, and it goes on as its client reads."""
+        if self.under_way is not None:
+            self.ending = True
+            if self.only.closed:
+                self.lose("its client is gone")
+            return
         if self.ending:
             if not patient and self.cut_at == 0:
                 self.cut_at = seconds() + GATE_DRAIN_S
@@ -126,8 +137,10 @@ cdef class Private(Backend):
             if now - self.heard > CONNECT_TIMEOUT_S:
                 self.lose("it did not answer our greeting in time")
             return self.unblocking is not None and not self.closed
-        if self.sent.head is None and self.unsent.head is None:
-            if not self.watches and now - self.heard > (WAIT_IDLE_S if self.link >> C_WAIT_SHIFT else PRIVATE_IDLE_S):
+        if self.under_way is not None:
+            self.look_at_reader(now)
+        elif self.sent.head is None and self.unsent.head is None:
+            if not self.watches and self.only.upload is None and now - self.heard > (WAIT_IDLE_S if self.link >> C_WAIT_SHIFT else PRIVATE_IDLE_S):
                 self.lose("it is not used")
         elif 0 < self.cut_at < now:
             self.lose("the gate was shut and the engine did not answer")

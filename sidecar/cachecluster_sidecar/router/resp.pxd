@@ -34,19 +34,25 @@ cdef struct RequestScan:
     Py_ssize_t argc         # -1 until the header is read
     Py_ssize_t index        # arguments already seen
     Arg head[HEAD_ARGS]     # the first arguments
+    Py_ssize_t want         # the frame has at least so many bytes, as far as the argument under way tells
+    Py_ssize_t left         # of the argument that is passed on in pieces, with its line end
     int error               # index into the table of protocol errors
     uint8_t got             # the byte found in place of `$`
 
 cdef struct ReplyScan:
     Py_ssize_t pos
     long long pending       # elements still to come; 0 before the first byte
+    Py_ssize_t want         # the frame has at least so many bytes, as far as the bulk under way tells
+    Py_ssize_t left         # of the bulk that is passed on in pieces
 
 cdef void request_scan_reset(RequestScan* s) noexcept nogil
 cdef int scan_request(RequestScan* s, const char* p, Py_ssize_t n) noexcept nogil
+cdef Py_ssize_t pass_request(RequestScan* s, const char* p, Py_ssize_t n) noexcept nogil
 cdef bytes request_error(RequestScan* s)
 cdef Py_ssize_t next_arg(const char* p, Py_ssize_t at, Arg* arg) noexcept nogil
 
 cdef void reply_scan_reset(ReplyScan* s) noexcept nogil
 cdef int scan_reply(ReplyScan* s, const char* p, Py_ssize_t n) noexcept nogil
+cdef Py_ssize_t pass_reply(ReplyScan* s, const char* p, Py_ssize_t n) noexcept nogil
 
 cdef bytes inline_to_request(bytes line)

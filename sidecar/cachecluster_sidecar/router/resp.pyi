@@ -18,3 +18,9 @@ class RequestFeed:
 
 class ReplyFeed:
     def feed(self, data: bytes) -> list[bytes]: ...
+
+class ReplyPieces:
+    def feed(self, data: bytes) -> tuple[bytes, bool]: ...
+
+class RequestPieces:
+    def feed(self, data: bytes) -> tuple[bytes, bool]: ...

@@ -123,6 +123,8 @@ cdef void request_scan_reset(RequestScan* s) noexcept nogil:
     s.pos = 0
     s.argc = -1
     s.index = 0
+    s.want = 0
+    s.left = 0
     s.error = 0
 
 
@@ -183,12 +185,47 @@ cdef int scan_request(RequestScan* s, const char* p, Py_ssize_t n) noexcept nogi
             s.head[s.index].at = end
             s.head[s.index].len = v
         if end + v + 2 > n:
+            s.want = end + v + 2
             return SCAN_INCOMPLETE
         if p[end + v] != c"\r" or p[end + v + 1] != c"\n":
             return failed(s, BAD_LINE_END)
         s.pos = end + v + 2
         s.index += 1
     return SCAN_COMPLETE
+
+
+cdef Py_ssize_t pass_request(RequestScan* s, const char* p, Py_ssize_t n) noexcept nogil:
+    """Go on with a request (no inline one) that is passed on in pieces; p is its first byte that was not passed yet, after
+    request_scan_reset that of the frame.
+
+    Returns how many bytes may be passed now. The last line end is never one of them: without it nothing is executed. When
+    it is there, behind what may be passed, `index` is `argc`. -1: see request_error.
+    """
+    cdef Py_ssize_t at = 0, passed
+    cdef int r
+    if s.left > 0:
+        if n < s.left:
+            at = min(n, s.left - 2)
+            s.left -= at
+            return at
+        at = s.left
+        if p[at - 2] != c"\r" or p[at - 1] != c"\n":
+            return failed(s, BAD_LINE_END)
+        s.left = 0
+        s.index += 1
+        if s.index == s.argc:
+            return at - 2
+    s.pos = s.want = 0
+    r = scan_request(s, p + at, n - at)
+    if r == SCAN_ERROR:
+        return -1
+    if r == SCAN_COMPLETE:
+        return at + s.pos - 2
+    if s.want > 0:
+        passed = min(n - at, s.want - 2)
+        s.left = s.want - passed
+        return at + passed
+    return at + s.pos
 
 
 cdef bytes request_error(RequestScan* s):
@@ -218,6 +255,8 @@ cdef Py_ssize_t next_arg(const char* p, Py_ssize_t at, Arg* arg) noexcept nogil:
 cdef void reply_scan_reset(ReplyScan* s) noexcept nogil:
     s.pos = 0
     s.pending = 0
+    s.want = 0
+    s.left = 0
 
 
 cdef inline Py_ssize_t line_end(const char* p, Py_ssize_t at, Py_ssize_t n) noexcept nogil:
@@ -260,6 +299,7 @@ cdef int scan_reply(ReplyScan* s, const char* p, Py_ssize_t n) noexcept nogil:
         if kind == c"$" or kind == c"=" or kind == c"!":
             if v >= 0:
                 if end + v + 2 > n:
+                    s.want = end + v + 2
                     return SCAN_INCOMPLETE
                 end += v + 2
                 if p[end - 2] != c"\r" or p[end - 1] != c"\n":
@@ -277,6 +317,33 @@ cdef int scan_reply(ReplyScan* s, const char* p, Py_ssize_t n) noexcept nogil:
             return SCAN_ERROR
         s.pos = end
     return SCAN_COMPLETE
+
+
+cdef Py_ssize_t pass_reply(ReplyScan* s, const char* p, Py_ssize_t n) noexcept nogil:
+    """Go on with a reply that is passed on in pieces; p is its first byte that was not passed yet, after
+    reply_scan_reset that of the reply.
+
+    Returns how many bytes may be passed now: all of them, but for the end of a reply and for a line that is not
+    complete. `pending` is 0 then when the reply ends there. -1: these bytes are no RESP.
+    """
+    cdef Py_ssize_t at = 0
+    cdef int r
+    if s.left > 0:
+        at = min(s.left, n)
+        s.left -= at
+        if s.left > 0:
+            return at
+        s.pending -= 1
+        if s.pending == 0:
+            return at
+    s.pos = s.want = 0
+    r = scan_reply(s, p + at, n - at)
+    if r == SCAN_ERROR:
+        return -1
+    if r == SCAN_INCOMPLETE and s.want > n - at:
+        s.left = s.want - (n - at)
+        return n
+    return at + s.pos
 
 
 cdef bytes inline_to_request(bytes line):
@@ -443,3 +510,48 @@ cdef class ReplyFeed:
             frames.append(self.buf.p[: self.scan.pos])
             buf_consume(&self.buf, self.scan.pos)
             reply_scan_reset(&self.scan)
+
+
+cdef class ReplyPieces:
+    """A reply that is passed on in pieces. For tests and fuzzing."""
+
+    cdef ReplyScan scan
+    cdef Buf buf
+
+    def __dealloc__(self):
+        buf_free(&self.buf)
+
+    def feed(self, bytes data):
+        """Add bytes; returns those that may be passed on, and whether the reply ends there."""
+        cdef Py_ssize_t passed
+        buf_add_bytes(&self.buf, data)
+        passed = pass_reply(&self.scan, self.buf.p, self.buf.len)
+        if passed < 0:
+            raise ProtocolError("not a RESP reply")
+        piece = self.buf.p[:passed]
+        buf_consume(&self.buf, passed)
+        return piece, self.scan.pending == 0
+
+
+cdef class RequestPieces:
+    """A request that is passed on in pieces. For tests and fuzzing."""
+
+    cdef RequestScan scan
+    cdef Buf buf
+
+    def __cinit__(self):
+        request_scan_reset(&self.scan)
+
+    def __dealloc__(self):
+        buf_free(&self.buf)
+
+    def feed(self, bytes data):
+        """Add bytes; returns those that may be passed on, and whether only the last line end follows."""
+        cdef Py_ssize_t passed
+        buf_add_bytes(&self.buf, data)
+        passed = pass_request(&self.scan, self.buf.p, self.buf.len)
+        if passed < 0:
+            raise ProtocolError(request_error(&self.scan)[1:-2].decode("latin-1"))
+        piece = self.buf.p[:passed]
+        buf_consume(&self.buf, passed)
+        return piece, self.scan.index == self.scan.argc

@@ -19,6 +19,8 @@ cdef class Router:
         self.shared = bytearray(SHARED_BUFFER_BYTES)
         self.shared_p = PyByteArray_AS_STRING(self.shared)
         self.shared_view = memoryview(self.shared)
+        self.piece_view = self.shared_view[:PIECE_BYTES]
+        self.large = {}
         self.dirty = []
         self.touched = []
         self.clients = {}
@@ -366,7 +368,10 @@ cdef class Router:
         if r.ticket:
             r.client.tell(r, PyBytes_FromStringAndSize(p, n))
             return
-        if r.link and not r.blocks and p[0] == c"-":
+        if r.large:
+            if is_relayed(r, n):
+                return
+        elif r.link and not r.blocks and not r.uploaded and p[0] == c"-":
             watch_failed(r)
         if split is None:
             r.client.deliver(r, p, n)

@@ -1,0 +1,210 @@
+# Large replies. What the engine here tells a client in more than LARGE_BYTES is not kept until it is complete: it is passed
+# on in pieces, as fast as the client takes them, on a private connection (private.pxi), so that nobody waits for it.
+#
+# A connection that clients share cannot wait for one of them. So a large reply that comes there to the only command that
+# its client has outstanding, and that only reads, is dropped, and asked for again apart. Command and key are remembered,
+# and the next time it is asked for apart at once. Replies to others are kept as before: to commands in the
+# midst of a pipeline, for the order would be lost; to what writes, a script, a transaction or a part of a split command;
+# and to peers.
+#
+# With its first piece a command is over for gates and hand-overs: it was executed. The client is not read until the last.
+
+cdef bytes REPLY_LOST = (
+    b"-TRYAGAIN the connection to the engine ended before the reply could leave; this command changed nothing, send it"
+    b" again\r\n"
+)
+
+
+cdef class Relay(Backend):
+    """A connection of one client's own."""
+
+    def get_buffer(self, sizehint):
+        if self.under_way is not None and self.rest.len == 0:
+            return self.router.piece_view
+        return Backend.get_buffer(self, sizehint)
+
+    cdef Py_ssize_t take_replies(self, const char* p, Py_ssize_t n):
+        cdef Py_ssize_t done = 0
+        if self.under_way is not None:
+            done = self.pass_on(p, n)
+            if self.under_way is not None or self.closed:
+                return done
+        return done + Backend.take_replies(self, p + done, n - done)
+
+    cdef Py_ssize_t take_large(self, const char* p, Py_ssize_t n, bint late):
+        """Begin to pass it on. 0: it is kept until it is complete."""
+        cdef Request r = self.sent.head
+        cdef Partition of
+        if late or r is None or not r.large or p[0] == c">" or r.client.head is not r:
+            return 0
+        reply_scan_reset(&self.scan)
+        self.sent.pop()
+        self.under_way = r
+        r.client.source = self
+        of = <Partition>self.router.lines[r.partition]
+        self.left(of)
+        of.taken()
+        self.allowed = not (self.router.sync and of.commit.holds(r))
+        if not self.allowed:
+            of.commit.hold(r, p, 0)
+        if of.inflight == 0:
+            of.left_flight()
+        return self.pass_on(p, n)
+
+    cdef Py_ssize_t pass_on(self, const char* p, Py_ssize_t n):
+        """Give the client what has come; returns how much."""
+        cdef Request r = self.under_way
+        cdef Client c = r.client
+        cdef Py_ssize_t passed
+        if not self.allowed:
+            self.pause()
+            return 0
+        passed = pass_reply(&self.scan, p, n)
+        if passed < 0:
+            self.lose("it sent what is no reply")
+            return n
+        buf_add(&c.out, p, passed)
+        c.touch()
+        if self.scan.pending == 0:
+            reply_scan_reset(&self.scan)
+            self.under_way = c.source = None
+            c.deliver(r, p, 0)
+            self.answered()
+        return passed
+
+    cdef void pause(self):
+        """Take nothing from the engine."""
+        if not self.closed and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    cdef void go_on(self):
+        """The client takes more, or the reply may leave now."""
+        cdef Py_ssize_t done
+        if self.closed or not self.allowed or self.only.write_paused:
+            return
+        if self.rest.len > 0:
+            done = self.take_replies(self.rest.p, self.rest.len)
+            buf_consume(&self.rest, done)
+            if self.rest.len == 0:
+                buf_free(&self.rest)
+        if not self.closed and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    cdef void stop(self, str reason):
+        """The connection is being lost: a client that has been given a part of a reply must not take it for the whole."""
+        cdef Client c = self.only
+        if self.under_way is None:
+            return
+        self.under_way = c.source = None
+        if self.allowed and not c.closed:
+            log.warning("client %d has a part of a large reply, the rest does not come (%s): disconnected", c.id, reason)
+            c.closing = True
+            c.transport.abort()
+
+    cdef void look_at_reader(self, double now):
+        """Disconnect a client that has taken nothing for too long: the engine keeps the reply for it."""
+        if self.allowed and now - self.heard > UNREAD_S:
+            log.warning("client %d does not read a large reply: disconnected", self.only.id)
+            self.only.cut(&self.router.counters.slow_readers)
+
+    cdef void answered(self):
+        """A reply has come, or was passed on."""
+
+
+cdef bint is_relayed(Request r, Py_ssize_t n):
+    """Whether this was not a reply to it, but the word, without bytes, that a reply which was held may leave."""
+    cdef Client c = r.client
+    cdef Relay b = c.source
+    if b is None or b.under_way is not r:
+        if n > 0:
+            forget_large(c.router, r.large)
+            return False
+        c.router.fail(r, REPLY_LOST)
+        return True
+    if n > 0:
+        b.under_way = c.source = None
+        b.lose("its reply may not leave")
+        return False
+    b.allowed = True
+    b.go_on()
+    return True
+
+
+cdef bint may_ask_apart(Request r):
+    """May this command, which has been sent, be asked again on a connection of its client's own?"""
+    cdef Client c = r.client
+    return not (
+        r.internal != NOT_INTERNAL or r.write or r.split is not None or r.keyless or r.link or r.tag or r.mute or c.peer
+    ) and c.head is r and c.tail is r
+
+
+cdef void ask_apart(Request r):
+    """Ask again what has a large reply, which is its client's only command."""
+    cdef Client c = r.client
+    cdef Partition p = <Partition>c.router.lines[r.partition]
+    cdef bytes frame = r.frame(), name, key
+    cdef Command* command
+    name, key = all_arguments(PyBytes_AS_STRING(frame), 2)
+    command = c.router.table.find(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+    r.large = 1
+    if command != NULL and command.one_key:
+        r.large = large_number(command, key)
+        remember_large(c.router, r.large, r.slot)
+    c.barrier = True
+    if not c.blocked:
+        c.block()
+    p.requests -= 1
+    send_apart(r, p, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
+
+
+cdef void send_apart(Request r, Partition p, const char* frame, Py_ssize_t n):
+    r.link = 2 * r.client.id + 1
+    r.fresh = True
+    r.started_ns = 0
+    r.parked_at = 0
+    p.submit(r, frame, n)
+
+
+cdef int64_t large_number(Command* command, bytes key):
+    """By what a command on a key is remembered. Two that share it have the same fate, which harms neither."""
+    return hash((command.index, key)) or 1
+
+
+cdef void remember_large(Router router, int64_t number, int slot):
+    if number in router.large:
+        return
+    while len(router.large) >= MOST_LARGE:
+        forget_large(router, next(iter(router.large)))
+    router.large[number] = slot
+    router.large_in[slot] += 1
+
+
+cdef void forget_large(Router router, int64_t number):
+    cdef object slot = router.large.pop(number, None)
+    if slot is not None:
+        router.large_in[<int>slot] -= 1
+
+
+cdef bint is_large(Client c, Command* command, int slot, const char* frame):
+    """Had this read a large reply before, which can be passed on in pieces?"""
+    cdef Partition p = <Partition>c.router.lines[slot >> c.router.shift]
+    cdef Arg key = c.scan.head[1]
+    if command.write or c.peer or c.queue is not None or c.muted or not p.mine:
+        return False
+    return large_number(command, PyBytes_FromStringAndSize(frame + key.at, key.len)) in c.router.large
+
+
+cdef bint serve_large(Client c, int slot, const char* frame, Py_ssize_t n):
+    """Such a read. False: not before everything outstanding is answered."""
+    cdef Partition p
+    cdef Request r
+    cdef Arg key = c.scan.head[1]
+    if c.head is not None:
+        return False
+    p = admitted(c, slot)
+    if p is not None:
+        r = expect(c, p, slot, False)
+        r.large = large_number(c.command, PyBytes_FromStringAndSize(frame + key.at, key.len))
+        c.barrier = True
+        send_apart(r, p, frame, n)
+    return True

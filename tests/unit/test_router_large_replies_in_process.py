@@ -1,0 +1,221 @@
+"""Large replies are passed on in pieces, on a connection of their client's own, without sockets."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from tests.unit.router_in_process import Transport, World, connected_engine, key_of
+
+from cachecluster_sidecar.router.resp import ReplyPieces, encode_request
+
+pytestmark = pytest.mark.t0
+
+VALUE = bytes(random.Random(1).randbytes(3_000_000))
+LARGE = b"$%d\r\n%s\r\n" % (len(VALUE), VALUE)
+KEY = key_of(0).encode()
+GET = encode_request([b"GET", KEY])
+STRLEN = encode_request([b"STRLEN", KEY])
+
+
+def asked_of(connections: list[Transport]) -> Transport:
+    """The private connection, on which a read was sent again."""
+    private, *_ = [it for it in connections if it.written == GET]
+    private.written = b""
+    return private
+
+
+def begun(world: World, client: Transport, engine: Transport) -> tuple[Transport, Transport]:
+    """A large reply came on the shared connection; the next shared one, and the private one that is asked instead."""
+    client.feed(GET)
+    world.loop.turn()
+    engine.feed(LARGE[:200_000])
+    assert engine.ended, "nobody waits until it has come"
+    shared, *apart = world.engines()
+    return shared, asked_of(apart)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_pieces_are_the_reply_and_end_where_it_ends(seed: int) -> None:
+    chance = random.Random(seed)
+    replies = [
+        b"$-1\r\n", b"+OK\r\n", b"$5\r\na\r\nbc\r\n", b"*0\r\n", b"*2\r\n$1\r\na\r\n*2\r\n:1\r\n$10\r\n0123456789\r\n",
+        b"%1\r\n$0\r\n\r\n~2\r\n#t\r\n_\r\n", b"|1\r\n+a\r\n:1\r\n$3\r\nabc\r\n",
+    ]  # fmt: skip
+    for _ in range(200):
+        reply = chance.choice(replies)
+        pieces, passed, ended, left = ReplyPieces(), b"", False, reply
+        while left:
+            assert not ended
+            size = chance.randint(1, 8)
+            piece, ended = pieces.feed(left[:size])
+            passed += piece
+            left = left[size:]
+        assert ended and passed == reply
+
+
+def test_a_large_reply_is_asked_for_again_apart_and_others_are_served_meanwhile() -> None:
+    world = World()
+    client, other = world.client(), world.client()
+    engine = connected_engine(world, client)
+    engine, private = begun(world, client, engine)
+    assert client.written == b""
+    private.feed(LARGE[:100_000])
+    assert client.written == LARGE[:100_000], "each piece leaves at once"
+    other.feed(STRLEN)
+    world.loop.turn()
+    engine.feed(b":3000000\r\n")
+    assert other.written == b":3000000\r\n"
+    private.feed(LARGE[100_000:])
+    assert client.written == LARGE
+    client.written = b""
+    client.feed(STRLEN)
+    world.loop.turn()
+    assert engine.written == STRLEN + STRLEN, "what is small goes the usual way"
+
+
+def test_a_connection_on_which_others_have_written_is_kept_and_their_replies_come() -> None:
+    world = World()
+    client, other = world.client(), world.client()
+    engine = connected_engine(world, client)
+    client.feed(GET)
+    other.feed(encode_request([b"SET", KEY, b"new"]))
+    world.loop.turn()
+    engine.feed(LARGE + b"+OK\r\n")
+    assert (client.written, other.written) == (b"", b"+OK\r\n")
+    asked_of(world.engines()).feed(b"$3\r\nnew\r\n")
+    assert client.written == b"$3\r\nnew\r\n"
+
+
+def test_reads_of_others_behind_it_are_asked_again_in_their_order() -> None:
+    world = World()
+    client, other = world.client(), world.client()
+    engine = connected_engine(world, client)
+    client.feed(GET)
+    other.feed(STRLEN + encode_request([b"GET", b"{%s}x" % KEY]))
+    world.loop.turn()
+    engine.feed(LARGE[:200_000])
+    shared, *apart = world.engines()
+    assert shared.written.startswith(STRLEN)
+    asked_of(apart).feed(LARGE)
+    shared.feed(b":1\r\n")
+    assert client.written == LARGE and other.written == b":1\r\n"
+
+
+def test_what_was_large_is_asked_apart_at_once_until_it_is_small() -> None:
+    world = World()
+    client = world.client()
+    engine = connected_engine(world, client)
+    engine, private = begun(world, client, engine)
+    private.feed(LARGE)
+    engine.written = client.written = b""
+    client.feed(GET + GET)
+    world.loop.turn()
+    assert (private.written, engine.written) == (GET, b""), "and what is behind it waits"
+    private.feed(b"$1\r\nx\r\n")
+    world.loop.turn()
+    assert (private.written, engine.written) == (GET, GET)
+    engine.feed(b"$1\r\ny\r\n")
+    assert client.written == b"$1\r\nx\r\n$1\r\ny\r\n"
+
+
+def test_in_the_midst_of_a_pipeline_it_is_kept_and_the_order_stays() -> None:
+    world = World()
+    client = world.client()
+    engine = connected_engine(world, client)
+    write = encode_request([b"SET", KEY, b"new"])
+    client.feed(GET + write)
+    world.loop.turn()
+    engine.feed(LARGE + b"+OK\r\n")
+    assert world.dialled == [] and client.written == LARGE + b"+OK\r\n"
+
+
+def test_a_client_that_reads_slowly_holds_back_the_engine_and_nothing_else() -> None:
+    world = World()
+    client = world.client(slow=True)
+    engine = connected_engine(world, client)
+    engine, private = begun(world, client, engine)
+    private.feed(LARGE[:600_000])
+    assert private.paused, "the engine is not read"
+    client.written = b""
+    client.protocol.resume_writing()
+    assert not private.paused
+    private.feed(LARGE[600_000:])
+    assert LARGE.endswith(client.written) and client.written
+
+
+def test_a_gate_that_shuts_does_not_wait_for_a_slow_reader() -> None:
+    world = World()
+    client = world.client()
+    engine = connected_engine(world, client)
+    engine, private = begun(world, client, engine)
+    world.set_gate(0, generation=2, epoch=0)
+    world.router.use_gate(0, 2)
+    assert (0, 2) not in world.confirmed, "it may not be executed yet"
+    private.feed(LARGE[:300_000])
+    assert (0, 2) in world.confirmed
+    private.feed(LARGE[300_000:])
+    assert client.written == LARGE and private.ended
+
+
+def test_a_gate_that_shuts_before_the_first_piece_sends_the_read_to_the_next_primary() -> None:
+    world = World()
+    client = world.client()
+    engine = connected_engine(world, client)
+    client.feed(GET)
+    world.loop.turn()
+    engine.feed(LARGE[:200_000])
+    world.set_gate(0, generation=2, epoch=0)
+    world.router.use_gate(0, 2)
+    assert (0, 2) in world.confirmed, "it was not sent"
+    world.engines()
+    world.use_routes([1], "uid-1", "uid-0")
+    world.loop.turn()
+    (peer,) = [it for it in world.engines() if b"CACHECLUSTER" in it.written]
+    assert GET in peer.written
+    peer.feed(b"-CCHELD 1\r\n>2\r\n:1\r\n" + LARGE)
+    assert client.written == LARGE
+
+
+def test_a_client_with_a_part_of_a_reply_is_disconnected_when_the_engine_is_lost() -> None:
+    world = World()
+    client = world.client()
+    engine = connected_engine(world, client)
+    engine, private = begun(world, client, engine)
+    private.feed(LARGE[:300_000])
+    private.protocol.connection_lost(None)
+    assert client.ended and client.written == LARGE[:300_000]
+
+
+def test_an_engine_that_is_lost_before_the_first_piece_is_asked_again() -> None:
+    world = World()
+    client = world.client()
+    engine = connected_engine(world, client)
+    engine, private = begun(world, client, engine)
+    private.protocol.connection_lost(None)
+    world.loop.turn()
+    asked_of(world.engines()).feed(LARGE)
+    assert client.written == LARGE
+
+
+def test_a_client_that_goes_ends_its_connection_to_the_engine() -> None:
+    world = World()
+    client = world.client()
+    engine = connected_engine(world, client)
+    engine, private = begun(world, client, engine)
+    private.feed(LARGE[:300_000])
+    client.protocol.connection_lost(None)
+    assert private.ended
+
+
+def test_what_a_client_is_shown_meanwhile_comes_behind_the_reply() -> None:
+    world = World(answer=lambda client, _name, _arguments: client.monitor() or b"+OK\r\n")
+    client, other = world.client(), world.client()
+    engine = connected_engine(world, client)
+    client.feed(encode_request([b"MONITOR"]))
+    engine, private = begun(world, client, engine)
+    client.written = b""
+    private.feed(LARGE[:300_000])
+    other.feed(encode_request([b"GET", b"shown"]))
+    private.feed(LARGE[300_000:])
+    assert client.written.startswith(LARGE + b"+") and b"shown" in client.written[len(LARGE) :]
