@@ -210,6 +210,8 @@ cdef class Backend:
         self.scheduled = False
         if self.closed or self.out.len == 0 or self.write_paused or not self.is_ready:
             return
+        if self.transport.is_closing():
+            return  # what never leaves is not taken for sent
         if self.target.partition >= 0 and not self.control:
             p = <Partition>self.router.lines[self.target.partition]
             if not p.may_serve():

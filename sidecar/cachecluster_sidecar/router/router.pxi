@@ -265,10 +265,12 @@ cdef class Router:
 
     def end_turn(self):
         """Write what that made due, once for each socket."""
-        while self.flush_due or self.touched:
-            self.write_batches()
-            self.write_replies()
-        self.in_turn = False
+        try:
+            while self.flush_due or self.touched:
+                self.write_batches()
+                self.write_replies()
+        finally:
+            self.in_turn = False
 
     cdef void settle_touched(self):
         """Write the replies that are due, unless they are at the end of this turn."""
@@ -282,7 +284,12 @@ cdef class Router:
             touched = self.touched
             self.touched = []
             for c in touched:
-                c.settle()
+                try:
+                    c.settle()
+                except Exception:
+                    log.exception("client %d could not be served on: disconnected", c.id)
+                    c.closing = True
+                    c.transport.abort()
 
     # -- users
 
@@ -359,7 +366,11 @@ cdef class Router:
         dirty = self.dirty
         self.dirty = []
         for b in dirty:
-            b.flush()
+            try:
+                b.flush()
+            except Exception:
+                log.exception("what was due for %s could not be sent", b.target.name)
+                b.lose("this router failed")
 
     cdef void deliver(self, Request r, const char* p, Py_ssize_t n):
         """A reply for a request: to its client, or into the command it is a part of."""

@@ -11,7 +11,7 @@ from collections import deque
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.errno cimport EAGAIN, EINTR, errno as c_errno
+from libc.errno cimport EAGAIN, EINTR, ENOBUFS, errno as c_errno
 from libc.stdint cimport uint32_t
 
 cdef extern from "<sys/epoll.h>" nogil:
@@ -46,7 +46,7 @@ cdef extern from "<sys/uio.h>" nogil:
     Py_ssize_t writev(int fd, const iovec* pieces, int n)
 
 cdef enum:
-    MOST_READY = 256
+    MOST_READY = 64
     MOST_PIECES = 64
     DEFAULT_HIGH = 65536
 
@@ -105,7 +105,11 @@ cdef class Poll:
         while len(self.wires) <= wire.fd:
             self.wires.append(None)
         self.wires[wire.fd] = wire
-        protocol.connection_made(wire)
+        try:
+            protocol.connection_made(wire)
+        except BaseException:
+            wire.abort()
+            raise
         wire.want_what_is_due()
         return wire
 
@@ -122,7 +126,7 @@ cdef class Poll:
                 return self.adopt(await self.connected(family, found), protocol)
             except OSError as error:
                 failed = error
-        raise failed
+        raise failed or OSError(f"{address[0]} has no address")
 
     async def addresses(self, host, port):
         """(family, address) of what a host's name or IP address means. OSError: nothing."""
@@ -224,7 +228,7 @@ cdef class Wire:
             if sent == n:
                 return
             if sent < 0:
-                if c_errno != EAGAIN and c_errno != EINTR:
+                if not is_for_now(c_errno):
                     self.stop(failure(c_errno))
                     return
                 sent = 0
@@ -276,8 +280,10 @@ cdef class Wire:
         """Have the protocol take what has come, or learn that the other side is at its end."""
         cdef Py_buffer room
         cdef Py_ssize_t n
+        cdef int error
         PyObject_GetBuffer(self.get_buffer(-1), &room, PyBUF_WRITABLE)
         n = recv(self.fd, room.buf, room.len, 0)
+        error = c_errno
         PyBuffer_Release(&room)
         if n > 0:
             self.buffer_updated(n)
@@ -287,8 +293,8 @@ cdef class Wire:
                 self.want_what_is_due()
             else:
                 self.close()
-        elif c_errno != EAGAIN and c_errno != EINTR:
-            self.stop(failure(c_errno))
+        elif not is_for_now(error):
+            self.stop(failure(error))
         return 0
 
     cdef int send_more(self) except -1:
@@ -306,7 +312,7 @@ cdef class Wire:
         pieces[0].iov_len -= self.gone
         sent = writev(self.fd, pieces, n)
         if sent < 0:
-            if c_errno != EAGAIN and c_errno != EINTR:
+            if not is_for_now(c_errno):
                 self.stop(failure(c_errno))
             return 0
         self.unsent -= sent
@@ -373,6 +379,11 @@ cdef class Wire:
             self.poll.wires[self.fd] = None
             self.sock.close()
             self.protocol = self.get_buffer = self.buffer_updated = None
+
+
+cdef bint is_for_now(int error):
+    """Does this error of a socket say no more than to try again?"""
+    return error == EAGAIN or error == EINTR or error == ENOBUFS
 
 
 cdef object failure(int number):
