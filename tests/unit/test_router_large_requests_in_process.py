@@ -18,7 +18,7 @@ SET = encode_request([b"SET", KEY, random.Random(1).randbytes(17_000_000), b"EX"
 STRLEN = encode_request([b"STRLEN", KEY])
 
 
-def begun(world: World, client: Transport, size: int = 400_000) -> Transport:
+def begun(world: World, client: Transport, size: int = 1_400_000) -> Transport:
     """A part of a request came; the private connection that it goes to."""
     client.feed(SET[:size])
     world.loop.turn()
@@ -55,7 +55,7 @@ def test_a_large_write_goes_to_the_engine_as_it_comes_and_is_executed_by_its_end
     client, other = world.client(), world.client()
     engine = connected_engine(world, client)
     private = begun(world, client)
-    client.feed(SET[400_000:-1])
+    client.feed(SET[1_400_000:-1])
     world.loop.turn()
     assert private.written == SET[:-2]
     other.feed(STRLEN)
@@ -75,12 +75,12 @@ def test_it_waits_for_what_its_client_has_outstanding() -> None:
     world = World()
     client = world.client()
     engine = connected_engine(world, client)
-    client.feed(STRLEN + SET[:300_000])
+    client.feed(STRLEN + SET[:1_300_000])
     world.loop.turn()
     assert engine.written == STRLEN and world.dialled == []
     engine.feed(b":0\r\n")
     (private,) = [it for it in world.engines() if it.written]
-    client.feed(SET[300_000:])
+    client.feed(SET[1_300_000:])
     world.loop.turn()
     assert private.written == SET
     private.feed(b"+OK\r\n")
@@ -98,10 +98,10 @@ def test_a_gate_that_shuts_waits_for_no_upload_and_nothing_is_executed() -> None
     private.protocol.connection_lost(None)
     world.set_gate(0, generation=3, epoch=2)
     world.router.use_gate(0, 3)
-    client.feed(SET[400_000:] + STRLEN)
+    client.feed(SET[1_400_000:] + STRLEN)
     world.loop.turn()
     (refused,) = client.frames()
-    assert refused.startswith(b"-TRYAGAIN ") and private.written == SET[:400_000]
+    assert refused.startswith(b"-TRYAGAIN ") and private.written == SET[:1_400_000]
     engine.feed(b":0\r\n")
     assert client.frames() == [b":0\r\n"], "the connection goes on"
 
@@ -112,7 +112,7 @@ def test_an_end_that_comes_at_a_shut_gate_is_not_sent() -> None:
     connected_engine(world, client)
     private = begun(world, client)
     world.set_gate(0, generation=2, epoch=0)
-    client.feed(SET[400_000:])
+    client.feed(SET[1_400_000:])
     world.loop.turn()
     assert private.written == SET[:-2]
     world.router.use_gate(0, 2)
@@ -130,7 +130,7 @@ def test_an_end_that_waited_for_the_gate_executes_once() -> None:
     connected_engine(world, client)
     private = begun(world, client)
     world.set_gate(0, generation=1, epoch=0)
-    client.feed(SET[400_000:])
+    client.feed(SET[1_400_000:])
     world.loop.turn()
     assert private.written == SET[:-2]
     world.set_gate(0, generation=1, epoch=1)
@@ -147,11 +147,11 @@ def test_an_engine_that_takes_slowly_holds_back_the_client_alone() -> None:
     connected_engine(world, client)
     private = begun(world, client)
     private.protocol.pause_writing()
-    client.feed(SET[400_000:600_000])
-    assert client.paused and private.written == SET[:400_000]
+    client.feed(SET[1_400_000:1_600_000])
+    assert client.paused and private.written == SET[:1_400_000]
     private.protocol.resume_writing()
-    assert not client.paused and private.written == SET[:600_000]
-    client.feed(SET[600_000:])
+    assert not client.paused and private.written == SET[:1_600_000]
+    client.feed(SET[1_600_000:])
     world.loop.turn()
     assert private.written == SET
 
@@ -162,7 +162,7 @@ def test_a_client_that_goes_in_the_midst_of_it_executes_nothing() -> None:
     connected_engine(world, client)
     private = begun(world, client)
     client.protocol.connection_lost(None)
-    assert private.ended and private.written == SET[:400_000]
+    assert private.ended and private.written == SET[:1_400_000]
 
 
 def test_a_client_that_ends_its_side_in_the_midst_of_it_is_closed() -> None:
@@ -181,7 +181,7 @@ def test_an_engine_that_is_lost_after_the_end_was_sent_leaves_it_indeterminate()
     client = world.client()
     connected_engine(world, client)
     private = begun(world, client)
-    client.feed(SET[400_000:])
+    client.feed(SET[1_400_000:])
     world.loop.turn()
     private.protocol.connection_lost(None)
     (unknown,) = client.frames()
@@ -210,7 +210,7 @@ def test_in_a_transaction_it_is_kept_until_it_is_complete() -> None:
     world = World()
     client = world.client()
     connected_engine(world, client)
-    client.feed(encode_request([b"MULTI"]) + SET[:400_000])
+    client.feed(encode_request([b"MULTI"]) + SET[:1_400_000])
     assert world.dialled == []
 
 
@@ -221,7 +221,7 @@ def test_what_is_no_longer_granted_when_it_is_complete_is_not_executed() -> None
     world.router.use_users(parse("user default on nopass ~* &* +@all", COMMANDS))
     private = begun(world, client)
     world.router.use_users(parse("user default on nopass ~other:* &* +@all", COMMANDS))
-    client.feed(SET[400_000:])
+    client.feed(SET[1_400_000:])
     world.loop.turn()
     (refused,) = client.frames()
     assert refused.startswith(b"-NOPERM ") and private.written == SET[:-2] and private.ended

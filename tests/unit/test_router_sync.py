@@ -426,3 +426,26 @@ async def test_counters_are_exact_for_many_clients_at_once(tmp_path: Path) -> No
         async with replica.client() as engine:
             found: list[bytes] = await redis.asyncio.Redis.mget(engine, keys)
         assert [int(value) for value in found] == [acknowledged[key] for key in keys] == [100] * 20
+
+
+async def test_large_values_are_answered_and_told_when_the_required_replica_has_them(tmp_path: Path) -> None:
+    """Those that the router passes on in pieces."""
+    async with (
+        sync_cluster(tmp_path, committedReads=True) as (cluster, replica),
+        conversation(cluster.pods[0].front) as writer,
+        conversation(cluster.pods[0].front) as reader,
+    ):
+        key = cluster.keys(0)[0]
+        first, second = "x" * 20_000_000, "y" * 20_000_000
+        assert await writer.ask("SET", key, first) == b"+OK\r\n"
+        for _ in range(2):
+            assert await reader.ask("GET", key) == b"$20000000\r\n%s\r\n" % first.encode()
+        with stopped(replica):
+            writer.send(("SET", key, second))
+            await silent(writer)
+            reader.send(("GET", key))
+            await silent(reader)
+        assert await writer.frame() == b"+OK\r\n"
+        assert await reader.frame() == b"$20000000\r\n%s\r\n" % second.encode()
+        async with replica.client() as engine:
+            assert await engine.strlen(key) == 20_000_000

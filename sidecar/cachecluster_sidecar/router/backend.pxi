@@ -354,10 +354,14 @@ cdef class Backend:
         """The reply that is coming is large. If it can be asked for again, on a connection of its client's own, or nobody
         wants it any more, then this one is dropped; returns how much of it. 0: it is kept until it is complete.
 
-        Where nothing is lost by that the connection is dropped with it, so that nobody waits until it has come."""
+        Where much of it is still to come, and nothing is lost by that, the connection is dropped with it, so that nobody
+        waits until it has come; not again and again, for what the others have asked there must be asked again."""
         cdef Request r = self.sent.head
         cdef Partition of
-        if late or self.target.partition < 0 or r is None or p[0] == c">" or not (r.client.closed or may_ask_apart(r)):
+        cdef bint much = self.scan.want - n > C_LARGE_REST
+        if late or self.target.partition < 0 or r is None or p[0] == c">" or r.internal != NOT_INTERNAL:
+            return 0
+        if not r.client.closed and not may_ask_apart(r):
             return 0
         self.dropping = True
         reply_scan_reset(&self.scan)
@@ -365,7 +369,8 @@ cdef class Backend:
         of = <Partition>self.router.lines[r.partition]
         self.left(of)
         of.taken()
-        if of.commit.count == 0 and only_read(self.sent):
+        if much and of.commit.count == 0 and seconds() > self.target.dropped_at + DROP_PAUSE_S and only_read(self.sent):
+            self.target.dropped_at = seconds()
             self.lose("a large reply is asked for again on another one")
             self.target.retry_at = self.target.backoff = 0
             self.target.ready(self.proto)
@@ -541,7 +546,7 @@ cdef class Backend:
         self.router.give_up_sent(self, lost, None, f"the connection to {self.target.name} ended ({reason})")
         self.take_back(unsent)
         self.let_go()
-        if self.target.partition >= 0 and not self.apart and not self.dropping:
+        if self.target.partition >= 0 and not self.apart:
             p = <Partition>self.router.lines[self.target.partition]
             if p.engine is self.target:
                 p.commit.reset("the connection to the engine ended")

@@ -311,7 +311,7 @@ cdef class Client:
                 self.closing = True
                 break
             if scanned == SCAN_INCOMPLETE:
-                if self.scan.want > C_LARGE_REQUEST and begins_upload(self, p + start):
+                if self.scan.want > C_LARGE_REQUEST and n - start > C_LARGE and begins_upload(self, p + start):
                     continue
                 break
             if scanned == SCAN_ERROR:

@@ -116,6 +116,7 @@ cdef class Target:
     cdef Backend three
     cdef double retry_at
     cdef double backoff
+    cdef double dropped_at       # when a connection was dropped for a large reply
     cdef bint reads              # for reads that a replica answers: its connections are Readers
 
     cdef Backend ready(self, int proto)
@@ -438,6 +439,7 @@ cdef class Upload:
     cdef Partition partition
     cdef Private link            # None: it was lost, and the rest is dropped
     cdef Py_ssize_t bytes        # of it that came
+    cdef double came_at          # when the last of them did
 
 
 # The commands of a client since its MULTI.

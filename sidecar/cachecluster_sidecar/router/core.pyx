@@ -130,6 +130,7 @@ cdef enum:
     C_BACKEND_PAUSE = 1048576
     C_LARGE = 1048576
     C_LARGE_REQUEST = 16777216
+    C_LARGE_REST = 16777216
     C_LATENCY_MASK = 15
     LATENCY_BUCKETS = 24
     STACK_ARGS = 64
@@ -163,6 +164,8 @@ PIECE_BYTES = 65536
 """The most of a large reply that is passed on at a time."""
 MOST_LARGE = 4096
 """Of so many commands and keys it is remembered that their replies were large."""
+DROP_PAUSE_S = 1.0
+"""How long a shared connection is not dropped again for a large reply."""
 UNREAD_S = 60.0
 """How long a client may take nothing of a large reply; then it is disconnected."""
 LISTENER_MAX_BYTES = C_LISTENER_MAX

@@ -15,6 +15,10 @@ cdef bytes REPLY_LOST = (
 )
 
 
+cdef enum:
+    KEPT_WHOLE = -1              # for Request.large: no more to be asked for apart
+
+
 cdef class Relay(Backend):
     """A connection of one client's own."""
 
@@ -56,7 +60,7 @@ cdef class Relay(Backend):
         cdef Request r = self.under_way
         cdef Client c = r.client
         cdef Py_ssize_t passed
-        if not self.allowed:
+        if not self.allowed or c.write_paused:
             self.pause()
             return 0
         passed = pass_reply(&self.scan, p, n)
@@ -131,38 +135,71 @@ cdef bint is_relayed(Request r, Py_ssize_t n):
 
 
 cdef bint may_ask_apart(Request r):
-    """May this command, which has been sent, be asked again on a connection of its client's own?"""
+    """May this command, which has been sent, be asked again on a connection of its client's own? Its reply has to depend
+    on its key alone, for by that it is remembered."""
     cdef Client c = r.client
-    return not (
-        r.internal != NOT_INTERNAL or r.write or r.split is not None or r.keyless or r.link or r.tag or r.mute or c.peer
-    ) and c.head is r and c.tail is r
+    cdef Partition p = <Partition>c.router.lines[r.partition]
+    if r.write or r.split is not None or r.keyless or r.link or r.tag or r.mute or r.large or c.peer:
+        return False
+    if c.head is not r or c.tail is not r or len(p.privates) >= MAX_PRIVATE:
+        return False
+    return memcmp(PyBytes_AS_STRING(r.chunk) + r.at, b"*2\r\n", 4) == 0 and entry_of(r).one_key
+
+
+cdef Command* entry_of(Request r):
+    """Of one that was sent, so that it is in the table."""
+    cdef bytes name = all_arguments(PyBytes_AS_STRING(r.chunk) + r.at, 1)[0]
+    return r.client.router.table.find(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+
+
+cdef int64_t number_of(Request r):
+    """By what it would be remembered."""
+    cdef bytes frame = r.frame()
+    return large_number(entry_of(r), all_arguments(PyBytes_AS_STRING(frame), 2)[1])
 
 
 cdef void ask_apart(Request r):
     """Ask again what has a large reply, which is its client's only command."""
+    cdef Partition p = <Partition>r.client.router.lines[r.partition]
+    cdef bytes frame = r.frame()
+    cdef int64_t number = number_of(r)
+    remember_large(r.client.router, number, r.slot)
+    set_apart(r, number)
+    r.parked_at = 0
+    p.requests -= 1
+    p.submit(r, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
+
+
+cdef bint goes_apart(Request r):
+    """Of one that is sent again: has it turned out meanwhile that its reply is large?"""
+    cdef int64_t number
+    if not may_ask_apart(r):
+        return False
+    number = number_of(r)
+    if number not in r.client.router.large:
+        return False
+    set_apart(r, number)
+    return True
+
+
+cdef void set_apart(Request r, int64_t number):
+    """It goes on a connection of its client's own, and what comes behind it waits."""
     cdef Client c = r.client
-    cdef Partition p = <Partition>c.router.lines[r.partition]
-    cdef bytes frame = r.frame(), name, key
-    cdef Command* command
-    name, key = all_arguments(PyBytes_AS_STRING(frame), 2)
-    command = c.router.table.find(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
-    r.large = 1
-    if command != NULL and command.one_key:
-        r.large = large_number(command, key)
-        remember_large(c.router, r.large, r.slot)
     c.barrier = True
     if not c.blocked:
         c.block()
-    p.requests -= 1
-    send_apart(r, p, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
-
-
-cdef void send_apart(Request r, Partition p, const char* frame, Py_ssize_t n):
-    r.link = 2 * r.client.id + 1
+    r.large = number
+    r.link = 2 * c.id + 1
     r.fresh = True
     r.started_ns = 0
-    r.parked_at = 0
-    p.submit(r, frame, n)
+
+
+cdef void ask_as_others(Request r, Partition p):
+    """The private connection could not be made: the reply will be kept, as others are."""
+    r.link = 0
+    r.fresh = False
+    r.large = KEPT_WHOLE
+    p.send_again(r)
 
 
 cdef int64_t large_number(Command* command, bytes key):
@@ -189,7 +226,9 @@ cdef bint is_large(Client c, Command* command, int slot, const char* frame):
     """Had this read a large reply before, which can be passed on in pieces?"""
     cdef Partition p = <Partition>c.router.lines[slot >> c.router.shift]
     cdef Arg key = c.scan.head[1]
-    if command.write or c.peer or c.queue is not None or c.muted or not p.mine:
+    if c.scan.argc != 2 or command.write or c.peer or c.queue is not None or c.muted or not p.mine:
+        return False
+    if len(p.privates) >= MAX_PRIVATE:
         return False
     return large_number(command, PyBytes_FromStringAndSize(frame + key.at, key.len)) in c.router.large
 
@@ -204,7 +243,6 @@ cdef bint serve_large(Client c, int slot, const char* frame, Py_ssize_t n):
     p = admitted(c, slot)
     if p is not None:
         r = expect(c, p, slot, False)
-        r.large = large_number(c.command, PyBytes_FromStringAndSize(frame + key.at, key.len))
-        c.barrier = True
-        send_apart(r, p, frame, n)
+        set_apart(r, large_number(c.command, PyBytes_FromStringAndSize(frame + key.at, key.len)))
+        p.submit(r, frame, n)
     return True

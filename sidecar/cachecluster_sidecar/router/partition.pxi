@@ -410,7 +410,7 @@ cdef class Partition:
             self.unpark(r)
             if self.router.sync and self.refuses(r):
                 continue
-            if r.link:
+            if r.link or (self.mine and self.router.large_in[r.slot] and goes_apart(r)):
                 self.send_alone(b, r, PyBytes_AS_STRING(r.chunk) + r.at, r.len)
             else:
                 b.add(r, PyBytes_AS_STRING(r.chunk) + r.at, r.len)

@@ -72,10 +72,14 @@ cdef class Private(Relay):
         r = self.unsent.pop()
         while r is not None:
             self.left(p)
+            if r.large:
+                ask_as_others(r, p)
+                r = self.unsent.pop()
+                continue
             self.router.counters.tryagain += 1
             self.router.fail(r, no_private_error(p.index, reason))
             r = self.unsent.pop()
-        p.confirm_when_idle()
+        p.left_flight()
 
     cdef bint sends_back(self, const char* frame, Py_ssize_t n):
         """Does the engine say that the command waited in vain, without its client having asked to be told so?"""
@@ -139,8 +143,10 @@ cdef class Private(Relay):
             return self.unblocking is not None and not self.closed
         if self.under_way is not None:
             self.look_at_reader(now)
+        elif self.only.upload is not None and self.only.upload.link is self:
+            look_at_upload(self.only, now)
         elif self.sent.head is None and self.unsent.head is None:
-            if not self.watches and self.only.upload is None and now - self.heard > (WAIT_IDLE_S if self.link >> C_WAIT_SHIFT else PRIVATE_IDLE_S):
+            if not self.watches and now - self.heard > (WAIT_IDLE_S if self.link >> C_WAIT_SHIFT else PRIVATE_IDLE_S):
                 self.lose("it is not used")
         elif 0 < self.cut_at < now:
             self.lose("the gate was shut and the engine did not answer")

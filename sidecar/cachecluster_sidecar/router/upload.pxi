@@ -1,5 +1,5 @@
-# Large requests. A write of one key that is above LARGE_REQUEST_BYTES goes to the engine here as it comes, in pieces, as fast as the
-# engine takes them, on a private connection (private.pxi); its client has nothing else outstanding then.
+# Large requests. A write of one key that is above LARGE_REQUEST_BYTES goes to the engine here as it comes, in pieces, as
+# fast as the engine takes them, on a private connection (private.pxi); its client has nothing else outstanding then.
 #
 # The last line end of the request is kept back: it is the execution. Only that goes the way of every command, when the rest
 # has come: it waits for the gate, or is refused. Until then nothing is in flight, and what ends the private connection, as
@@ -50,6 +50,7 @@ cdef bint begins_upload(Client c, const char* frame):
     c.upload.slot = slot
     c.upload.partition = p
     c.upload.link = upload_link(c, p)
+    c.upload.came_at = seconds()
     request_scan_reset(&c.scan)
     return True
 
@@ -113,6 +114,7 @@ cdef Py_ssize_t pass_upload(Client c, const char* p, Py_ssize_t n):
         return 0
     passed = pass_request(&c.scan, p, n)
     upload.bytes += max(passed, 0)
+    upload.came_at = seconds()
     if passed < 0 or upload.bytes > c.router.request_max:
         end_upload(c, passed < 0)
         return 0
@@ -140,6 +142,13 @@ cdef void end_upload(Client c, bint protocol_error):
     c.closing = True
 
 
+cdef void look_at_upload(Client c, double now):
+    """Disconnect a client of whose request nothing has come for too long: the engine has reserved room for all of it."""
+    if now - c.upload.came_at > UNREAD_S and not c.upload.link.write_paused:
+        log.warning("client %d sends nothing more of a large request: disconnected", c.id)
+        c.cut(&c.router.counters.idlers)
+
+
 cdef void execute_upload(Client c, Upload upload):
     """All of it came: its last line end goes the way of a command."""
     cdef Router router = c.router
@@ -158,6 +167,7 @@ cdef void execute_upload(Client c, Upload upload):
         return
     if get != NULL:
         remember_large(router, large_number(get, upload.key), upload.slot)
+    upload.link.heard = seconds()
     r = expect(c, p, upload.slot, True)
     r.link = 2 * c.id + 1
     r.uploaded = True
