@@ -79,6 +79,7 @@ cdef class Private(Relay):
             self.router.counters.tryagain += 1
             self.router.fail(r, no_private_error(p.index, reason))
             r = self.unsent.pop()
+        p.confirm_when_idle()
         p.left_flight()
 
     cdef bint sends_back(self, const char* frame, Py_ssize_t n):
