@@ -8,6 +8,7 @@ from setuptools import Extension, setup
 SOURCES = {
     "cachecluster_core.gate_step": "core/cachecluster_core/gate_step.py",
     "cachecluster_sidecar.router.resp": "sidecar/cachecluster_sidecar/router/resp.pyx",
+    "cachecluster_sidecar.router.feeds": "sidecar/cachecluster_sidecar/router/feeds.pyx",
     "cachecluster_sidecar.router.command_table": "sidecar/cachecluster_sidecar/router/command_table.pyx",
     "cachecluster_sidecar.router.wire": "sidecar/cachecluster_sidecar/router/wire.pyx",
     "cachecluster_sidecar.router.core": "sidecar/cachecluster_sidecar/router/core.pyx",

@@ -11,30 +11,25 @@ from __future__ import annotations
 
 import re
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
-from zlib import crc32
 
+from tests.fuzz.servers import COUNTED, KEYS, MEMBERS, SCANNED, Server, answer, results, tag_of, told_at
 from tests.unit.router_conversation import request
-from tests.unit.router_in_process import PARTITIONS, Transport, World, key_of
+from tests.unit.router_in_process import PARTITIONS, World
 
-from cachecluster_core.slots import partition_of_key, slot_of_key
+from cachecluster_core.slots import slot_of_key
 from cachecluster_sidecar.router.answers import Answers
-from cachecluster_sidecar.router.resp import ProtocolError, ReplyFeed, encode_request, split_requests
+from cachecluster_sidecar.router.feeds import ReplyFeed
+from cachecluster_sidecar.router.resp import ProtocolError, encode_request, split_requests
 
 TOKEN = b"token"
 TOO_MANY = b"-ERR max number of clients reached\r\n"
-KEYS = [key_of(0), key_of(1), key_of(0) + "{", "{" + key_of(1) + "}x"]
-MEMBERS = (b"hscan", b"sscan", b"zscan")
-SCANNED = 1 << 30
-"""The cursor with which an engine of ours goes on after the first step."""
 TAGGED = re.compile(rb"\*2\r\n\$\d+\r\n(\d+)\r\n(?=\*1\r\n\$8\r\n)")
 """A reply of HSCAN, or one in the reply of EXEC, up to its cursor."""
 SHOWN = re.compile(rb"\+\d+\.\d{6} \[0 127\.0\.0\.1:50000\] \"")
 """How a line of MONITOR begins."""
-COUNTED = (b"del", b"unlink", b"exists", b"touch")
 NULLS = (b"*-1\r\n", b"_\r\n")
 COMMANDS: list[Callable[[str, str], bytes]] = [
     lambda a, b: request("GET", a),
@@ -97,11 +92,6 @@ def on(key: str, number: bytes, fresh: bytes, piece: bytes) -> bytes:
     """What a peer sends for a private connection."""
     slot = b"%d" % slot_of_key(key.encode())
     return encode_request([b"CACHECLUSTER", b"ON", number, fresh, slot, b"w", b"0", piece])
-
-
-def tag_of(process: str) -> int:
-    """Which the router gives to the cursors of a process."""
-    return 1 + crc32(process.encode()) % 65535
 
 
 TAGS = {tag_of(process) for process in ("", "uid-0.run", "uid-1.run")}
@@ -198,45 +188,6 @@ def without_cursor(told: re.Match[bytes]) -> bytes:
     return told_at(0)
 
 
-def told_at(cursor: int) -> bytes:
-    """What is answered to HSCAN, up to its cursor."""
-    return b"*2\r\n$%d\r\n%d\r\n" % (len(str(cursor)), cursor)
-
-
-def answer(words: list[bytes], cursor: int = 0) -> bytes:
-    """What an engine of ours says to a command; where it tells a cursor, this one."""
-    name = words[0].lower()
-    if name in MEMBERS:
-        if not words[2].isdigit() or int(words[2]) >> 64:
-            return b"-ERR invalid cursor\r\n"
-        digest = crc32(b"\0".join([name, words[1], *words[3:]]))
-        return told_at(cursor) + b"*1\r\n$8\r\n%08x\r\n" % digest
-    if name == b"scan":
-        keys = b"".join(b"$%d\r\n%s\r\n" % (len(key), key.encode()) for key in KEYS)
-        return told_at(SCANNED if words[1] == b"0" else 0) + b"*%d\r\n" % len(KEYS) + keys
-    if name == b"wait":
-        return b":1\r\n"
-    if name == b"spublish" and words[1:] == [b"", b""]:
-        return b":0\r\n"
-    if name == b"mget":
-        return b"*%d\r\n" % (len(words) - 1) + b"".join(answer([b"get", key]) for key in words[1:])
-    if name in COUNTED:
-        return b":%d\r\n" % (len(words) - 1)
-    if name in (b"mset", b"watch", b"unwatch"):
-        return b"+OK\r\n"
-    if name == b"dbsize":
-        return b":1\r\n"
-    if name == b"keys":
-        return b"*1\r\n$1\r\nk\r\n"
-    told = words[1:-1] if name == b"blpop" else words[1:]  # the router may shorten how long it waits
-    return b"$8\r\n%08x\r\n" % crc32(b"\0".join([name, *told]))
-
-
-def results(queue: list[list[bytes]], say: Callable[[list[bytes]], bytes] = answer) -> bytes:
-    """What EXEC answers."""
-    return b"*%d\r\n" % len(queue) + b"".join(map(say, queue))
-
-
 class _Listener:
     """A client that subscribes and does nothing else: every name is confirmed once, and only then heard."""
 
@@ -260,104 +211,6 @@ class _Listener:
         assert b"message" not in told or b"subscribe" in told[: told.index(b"message")], told
 
 
-class _Server:
-    """The other end of a connection of the router's: an engine, or a peer."""
-
-    def __init__(self, backend: Any) -> None:
-        self.backend = backend
-        self.transport = Transport(backend)
-        self._got = b""
-        self.pending: deque[list[bytes]] = deque()
-        self._queue: list[list[bytes]] | None = None
-        self._tickets: deque[tuple[int, bytes]] = deque()
-        self._last_ticket = 0
-        backend.greet(b"")
-        self.transport.feed(b"*2\r\n$2\r\nid\r\n:7\r\n")
-
-    def look(self) -> None:
-        """Take what came."""
-        data, self.transport.written = self._got + self.transport.written, b""
-        found, self._got = split_requests(data)
-        self.pending.extend(found)
-
-    def answer(self) -> None:
-        """To the next command, if there is one."""
-        if self.pending:
-            self.speak(self._answer(self.pending.popleft()))
-        elif self._tickets:
-            self._tell(self._tickets[0][1])
-
-    def _tell(self, reply: bytes) -> None:
-        """What the first ticket was given for."""
-        ticket, _ = self._tickets.popleft()
-        self.speak(b">2\r\n:%d\r\n" % ticket + reply)
-
-    def refuse(self) -> None:
-        """A peer's gate is not open, or what waited did so in vain. From an engine the first is a script's error."""
-        if not self.pending:
-            if self._tickets:
-                self._tell((b"-CCAGAIN\r\n", b"-CCGONE\r\n")[self._tickets[0][0] % 2])
-            return
-        words = self.pending[0]
-        if words[0] == b"BLPOP" and self._queue is None:
-            self.pending.popleft()
-            self.speak(b"-UNBLOCKED by a change of role\r\n")
-        elif words[0] not in (b"CACHECLUSTER", b"CLIENT", b"MULTI", b"EXEC"):
-            self.pending.popleft()
-            self.speak(b"-CCGATE %d\r\n" % partition_of_key(words[1] if len(words) > 1 else b"", PARTITIONS))
-
-    def _answer(self, words: list[bytes]) -> bytes:
-        queue = self._queue
-        match words:
-            case [b"CACHECLUSTER", b"AT", _, _, b"0", command]:
-                return self._say(split_requests(command)[0][0])
-            case [b"CACHECLUSTER", b"AT", _, _, skipped, piece]:
-                inner = split_requests(piece)[0]
-                assert len(inner) == int(skipped) + 1 and (inner[0], inner[-1]) == ([b"MULTI"], [b"EXEC"]), inner
-                return results(inner[1:-1], self._say)
-            case [b"CACHECLUSTER", b"ON", _, _, _, _, skipped, piece]:
-                inner = split_requests(piece)[0]
-                assert len(inner) == int(skipped) + 1, inner
-                self._last_ticket += 1
-                alone = inner[-1] if inner[-1] != [b"EXEC"] else None  # WAIT has a message before it
-                told = results(inner[1:-1], self._say) if alone is None else self._say(alone)
-                self._tickets.append((self._last_ticket, told))
-                return b"-CCHELD %d\r\n" % self._last_ticket
-            case [b"CACHECLUSTER", *_] | [b"CLIENT", b"TRACKING", *_]:
-                return b"+OK\r\n"
-            case [b"SUBSCRIBE" | b"UNSUBSCRIBE", *_]:
-                return b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"
-            case [b"PING"] if queue is None:
-                return b"+PONG\r\n"
-            case [b"CLIENT", b"UNBLOCK", _, _]:
-                return b":1\r\n"
-            case [b"MULTI"]:
-                assert queue is None, "a transaction in a transaction"
-                self._queue = []
-                return b"+OK\r\n"
-            case [b"EXEC"]:
-                assert queue is not None, "the end of a transaction that did not begin"
-                self._queue = None
-                return results(queue, self._say)
-        if queue is not None:
-            queue.append(words)
-            return b"+QUEUED\r\n"
-        return self._say(words)
-
-    def _say(self, words: list[bytes]) -> bytes:
-        """Cursors of members are an engine's own; a peer's are of the process there."""
-        if self.backend.target.uid is not None:
-            return answer(words, SCANNED << 16 | tag_of("uid-1.run"))
-        if words[0].lower() in MEMBERS and words[2].isdigit() and not int(words[2]) >> 64:
-            assert int(words[2]) in (0, SCANNED), words
-            return answer(words, SCANNED if words[2] == b"0" else 0)
-        return answer(words)
-
-    def speak(self, data: bytes) -> None:
-        if not self.transport.ended:
-            self.transport.feed(data)
-
-
 class _Conversation:
     """Reads the input as a list of events."""
 
@@ -366,7 +219,7 @@ class _Conversation:
         self.world = World(max_clients=4, answer=Answers(lambda: TOKEN))
         self.clients = [_Talker(self.world, cluster=False), _Talker(self.world, cluster=True)]
         self.listeners = [_Listener(self.world, cluster=False)]
-        self.servers: list[_Server] = []
+        self.servers: list[Server] = []
         self.generations = [1] * PARTITIONS
         self.epoch = 1
         self.events = (
@@ -405,7 +258,7 @@ class _Conversation:
     def client(self) -> _Talker:
         return self.clients[self.byte() % len(self.clients)]
 
-    def server(self) -> _Server | None:
+    def server(self) -> Server | None:
         return self.servers[self.byte() % len(self.servers)] if self.servers else None
 
     # -- what may happen
@@ -435,7 +288,7 @@ class _Conversation:
             if self.byte() % 8 == 7:
                 backend.failed("refused")
             else:
-                self.servers.append(_Server(backend))
+                self.servers.append(Server(backend))
         self.world.loop.turn()
 
     def answer_some(self) -> None:

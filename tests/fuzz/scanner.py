@@ -11,7 +11,8 @@ from collections.abc import Iterable
 
 import hiredis
 
-from cachecluster_sidecar.router.resp import ProtocolError, ReplyFeed, RequestFeed, encode_request, split_requests
+from cachecluster_sidecar.router.feeds import ReplyFeed, RequestFeed
+from cachecluster_sidecar.router.resp import ProtocolError, encode_request, split_requests
 
 NOT_FOR_HIREDIS = re.compile(rb"\d{6}|=")
 """It makes room for as many elements as are announced, and reads beyond verbatim strings that end too early."""

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from cachecluster_sidecar.router.resp import ReplyFeed
+from cachecluster_sidecar.router.feeds import ReplyFeed
 
 
 class Conversation:

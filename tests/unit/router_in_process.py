@@ -14,7 +14,8 @@ from cachecluster_core.slots import partition_of_key
 from cachecluster_sidecar.router import core
 from cachecluster_sidecar.router.commands import load_commands
 from cachecluster_sidecar.router.core import Router
-from cachecluster_sidecar.router.resp import ReplyFeed, encode_request
+from cachecluster_sidecar.router.feeds import ReplyFeed
+from cachecluster_sidecar.router.resp import encode_request
 
 PARTITIONS = 2
 OUTPUT_PAUSE_BYTES: int = vars(core)["OUTPUT_PAUSE_BYTES"]
@@ -39,6 +40,10 @@ class Loop:
 
     def cancel(self) -> None:
         """No timer is worth it here."""
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Whatever the router only reports fails the test."""
+        raise context["exception"]
 
     def turn(self) -> None:
         while self._soon:
@@ -242,6 +247,13 @@ def connected_engine(world: World, client: Transport, partition: int = 0) -> Tra
     engine.feed(b"$-1\r\n")
     assert client.frames() == [b"$-1\r\n"]
     return engine
+
+
+def one_client() -> tuple[World, Transport, Transport]:
+    """A pod, a client of it, and the connection to the engine of partition 0."""
+    world = World()
+    client = world.client()
+    return world, client, connected_engine(world, client)
 
 
 def scan(world: World, client: Transport, engine: Transport, cursor: bytes, reply: bytes) -> tuple[bytes, bytes]:

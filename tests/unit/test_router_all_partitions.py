@@ -10,7 +10,7 @@ import redis.asyncio
 from tests.unit.router_conversation import Conversation, conversation
 from tests.unit.router_support import ENGINES, cluster_and_client, running_cluster
 
-from cachecluster_sidecar.router.resp import ReplyFeed
+from cachecluster_sidecar.router.feeds import ReplyFeed
 
 pytestmark = pytest.mark.t1
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
-from tests.unit.router_in_process import Transport, World, connected_engine, key_of
+from tests.unit.router_in_process import Transport, World, connected_engine, key_of, one_client
 
-from cachecluster_sidecar.router.resp import ReplyPieces, encode_request
+from cachecluster_sidecar.router import core
+from cachecluster_sidecar.router.feeds import ReplyPieces
+from cachecluster_sidecar.router.resp import encode_request
 
 pytestmark = pytest.mark.t0
 
@@ -33,6 +35,12 @@ def begun(world: World, client: Transport, engine: Transport) -> tuple[Transport
     assert engine.ended, "nobody waits until it has come"
     shared, *apart = world.engines()
     return shared, asked_of(apart)
+
+
+def one_begun() -> tuple[World, Transport, Transport, Transport]:
+    """The same with a pod of its own: the pod, the client, and both connections."""
+    world, client, engine = one_client()
+    return world, client, *begun(world, client, engine)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -103,10 +111,7 @@ def test_reads_of_others_behind_it_are_asked_again_in_their_order() -> None:
 
 
 def test_what_was_large_is_asked_apart_at_once_until_it_is_small() -> None:
-    world = World()
-    client = world.client()
-    engine = connected_engine(world, client)
-    engine, private = begun(world, client, engine)
+    world, client, engine, private = one_begun()
     private.feed(LARGE)
     engine.written = client.written = b""
     client.feed(GET + GET)
@@ -120,9 +125,7 @@ def test_what_was_large_is_asked_apart_at_once_until_it_is_small() -> None:
 
 
 def test_in_the_midst_of_a_pipeline_it_is_kept_and_the_order_stays() -> None:
-    world = World()
-    client = world.client()
-    engine = connected_engine(world, client)
+    world, client, engine = one_client()
     write = encode_request([b"SET", KEY, b"new"])
     client.feed(GET + write)
     world.loop.turn()
@@ -148,10 +151,7 @@ def test_a_client_that_reads_slowly_holds_back_the_engine_and_nothing_else() -> 
 
 
 def test_a_gate_that_shuts_does_not_wait_for_a_slow_reader() -> None:
-    world = World()
-    client = world.client()
-    engine = connected_engine(world, client)
-    engine, private = begun(world, client, engine)
+    world, client, _engine, private = one_begun()
     world.set_gate(0, generation=2, epoch=0)
     world.router.use_gate(0, 2)
     assert (0, 2) not in world.confirmed, "it may not be executed yet"
@@ -162,9 +162,7 @@ def test_a_gate_that_shuts_does_not_wait_for_a_slow_reader() -> None:
 
 
 def test_a_gate_that_shuts_before_the_first_piece_sends_the_read_to_the_next_primary() -> None:
-    world = World()
-    client = world.client()
-    engine = connected_engine(world, client)
+    world, client, engine = one_client()
     client.feed(GET)
     world.loop.turn()
     engine.feed(LARGE[:200_000])
@@ -181,20 +179,14 @@ def test_a_gate_that_shuts_before_the_first_piece_sends_the_read_to_the_next_pri
 
 
 def test_a_client_with_a_part_of_a_reply_is_disconnected_when_the_engine_is_lost() -> None:
-    world = World()
-    client = world.client()
-    engine = connected_engine(world, client)
-    engine, private = begun(world, client, engine)
+    _world, client, _engine, private = one_begun()
     private.feed(LARGE[:300_000])
     private.protocol.connection_lost(None)
     assert client.ended and client.written == LARGE[:300_000]
 
 
 def test_an_engine_that_is_lost_before_the_first_piece_is_asked_again() -> None:
-    world = World()
-    client = world.client()
-    engine = connected_engine(world, client)
-    engine, private = begun(world, client, engine)
+    world, client, _engine, private = one_begun()
     private.protocol.connection_lost(None)
     world.loop.turn()
     asked_of(world.engines()).feed(LARGE)
@@ -202,10 +194,7 @@ def test_an_engine_that_is_lost_before_the_first_piece_is_asked_again() -> None:
 
 
 def test_a_client_that_goes_ends_its_connection_to_the_engine() -> None:
-    world = World()
-    client = world.client()
-    engine = connected_engine(world, client)
-    engine, private = begun(world, client, engine)
+    _world, client, _engine, private = one_begun()
     private.feed(LARGE[:300_000])
     client.protocol.connection_lost(None)
     assert private.ended
@@ -255,9 +244,7 @@ def test_a_connection_is_not_dropped_again_and_again_for_large_replies() -> None
 
 
 def test_a_reply_that_depends_on_more_than_a_key_is_kept_until_it_is_complete() -> None:
-    world = World()
-    client = world.client()
-    engine = connected_engine(world, client)
+    world, client, engine = one_client()
     client.feed(encode_request([b"GETRANGE", KEY, b"0", b"-1"]))
     world.loop.turn()
     engine.feed(LARGE)
@@ -265,10 +252,7 @@ def test_a_reply_that_depends_on_more_than_a_key_is_kept_until_it_is_complete() 
 
 
 def test_a_client_that_does_not_read_when_its_reply_begins_holds_it_back_from_the_start() -> None:
-    world = World()
-    client = world.client()
-    engine = connected_engine(world, client)
-    engine, private = begun(world, client, engine)
+    _world, client, _engine, private = one_begun()
     client.protocol.pause_writing()
     private.feed(LARGE[:100_000])
     assert client.written == b"" and private.paused
@@ -277,9 +261,7 @@ def test_a_client_that_does_not_read_when_its_reply_begins_holds_it_back_from_th
 
 
 def test_a_read_whose_own_connection_cannot_be_made_is_asked_as_others_are() -> None:
-    world = World()
-    client = world.client()
-    engine = connected_engine(world, client)
+    world, client, engine = one_client()
     client.feed(GET)
     world.loop.turn()
     engine.feed(LARGE[:200_000])
@@ -293,4 +275,42 @@ def test_a_read_whose_own_connection_cannot_be_made_is_asked_as_others_are() -> 
     world.loop.wait()
     assert engine.written == GET
     engine.feed(LARGE)
+    assert client.written == LARGE
+
+
+@pytest.mark.parametrize(("reads", "counted"), [(False, 1), (True, 0)], ids=["the client", "the engine"])
+def test_who_is_silent_for_too_long_in_the_midst_of_it_ends_it(
+    monkeypatch: pytest.MonkeyPatch, reads: bool, counted: int
+) -> None:
+    world, client, _, private = one_begun()
+    private.feed(LARGE[:100_000])
+    if not reads:
+        client.protocol.pause_writing()
+    world.router.tick()
+    assert not client.ended, "there is time"
+    monkeypatch.setitem(vars(core), "UNREAD_S", -1.0)
+    world.router.tick()
+    assert client.ended and private.ended is reads
+    assert world.router.metrics()["disconnected"]["slow-reader"] == counted
+
+
+def test_a_read_for_which_there_is_no_private_connection_left_is_asked_as_others_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There was, when it was parked behind others."""
+    world, client, engine, private = one_begun()
+    private.feed(LARGE)
+    private.protocol.connection_lost(None)
+    client.written = engine.written = b""
+    world.set_gate(0, generation=1, epoch=0)
+    write = encode_request([b"SET", KEY, b"new"])
+    world.client().feed(write)
+    world.loop.turn()
+    client.feed(GET)
+    monkeypatch.setitem(vars(core), "MAX_PRIVATE", 0)
+    world.set_gate(0, generation=1, epoch=1)
+    world.router.use_gate(0, 1)
+    world.loop.turn()
+    assert engine.written == write + GET and world.dialled == []
+    engine.feed(b"+OK\r\n" + LARGE)
     assert client.written == LARGE

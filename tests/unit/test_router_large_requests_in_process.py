@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 
 import pytest
-from tests.unit.router_in_process import Transport, World, connected_engine, key_of
+from tests.unit.router_in_process import Transport, World, connected_engine, key_of, one_client
 
+from cachecluster_sidecar.router import core
 from cachecluster_sidecar.router.acl import Commands, parse
-from cachecluster_sidecar.router.resp import ProtocolError, RequestPieces, encode_request
+from cachecluster_sidecar.router.feeds import RequestPieces
+from cachecluster_sidecar.router.resp import ProtocolError, encode_request
 
 pytestmark = pytest.mark.t0
 
@@ -72,9 +74,7 @@ def test_a_large_write_goes_to_the_engine_as_it_comes_and_is_executed_by_its_end
 
 
 def test_it_waits_for_what_its_client_has_outstanding() -> None:
-    world = World()
-    client = world.client()
-    engine = connected_engine(world, client)
+    world, client, engine = one_client()
     client.feed(STRLEN + SET[:1_300_000])
     world.loop.turn()
     assert engine.written == STRLEN and world.dialled == []
@@ -88,9 +88,7 @@ def test_it_waits_for_what_its_client_has_outstanding() -> None:
 
 
 def test_a_gate_that_shuts_waits_for_no_upload_and_nothing_is_executed() -> None:
-    world = World()
-    client = world.client()
-    engine = connected_engine(world, client)
+    world, client, engine = one_client()
     private = begun(world, client)
     world.set_gate(0, generation=2, epoch=0)
     world.router.use_gate(0, 2)
@@ -107,9 +105,7 @@ def test_a_gate_that_shuts_waits_for_no_upload_and_nothing_is_executed() -> None
 
 
 def test_an_end_that_comes_at_a_shut_gate_is_not_sent() -> None:
-    world = World()
-    client = world.client()
-    connected_engine(world, client)
+    world, client, _ = one_client()
     private = begun(world, client)
     world.set_gate(0, generation=2, epoch=0)
     client.feed(SET[1_400_000:])
@@ -125,9 +121,7 @@ def test_an_end_that_comes_at_a_shut_gate_is_not_sent() -> None:
 
 
 def test_an_end_that_waited_for_the_gate_executes_once() -> None:
-    world = World()
-    client = world.client()
-    connected_engine(world, client)
+    world, client, _ = one_client()
     private = begun(world, client)
     world.set_gate(0, generation=1, epoch=0)
     client.feed(SET[1_400_000:])
@@ -142,9 +136,7 @@ def test_an_end_that_waited_for_the_gate_executes_once() -> None:
 
 
 def test_an_engine_that_takes_slowly_holds_back_the_client_alone() -> None:
-    world = World()
-    client = world.client()
-    connected_engine(world, client)
+    world, client, _ = one_client()
     private = begun(world, client)
     private.protocol.pause_writing()
     client.feed(SET[1_400_000:1_600_000])
@@ -157,18 +149,14 @@ def test_an_engine_that_takes_slowly_holds_back_the_client_alone() -> None:
 
 
 def test_a_client_that_goes_in_the_midst_of_it_executes_nothing() -> None:
-    world = World()
-    client = world.client()
-    connected_engine(world, client)
+    world, client, _ = one_client()
     private = begun(world, client)
     client.protocol.connection_lost(None)
     assert private.ended and private.written == SET[:1_400_000]
 
 
 def test_a_client_that_ends_its_side_in_the_midst_of_it_is_closed() -> None:
-    world = World()
-    client = world.client()
-    connected_engine(world, client)
+    world, client, _ = one_client()
     private = begun(world, client)
     client.protocol.eof_received()
     assert client.ended
@@ -177,9 +165,7 @@ def test_a_client_that_ends_its_side_in_the_midst_of_it_is_closed() -> None:
 
 
 def test_an_engine_that_is_lost_after_the_end_was_sent_leaves_it_indeterminate() -> None:
-    world = World()
-    client = world.client()
-    connected_engine(world, client)
+    world, client, _ = one_client()
     private = begun(world, client)
     client.feed(SET[1_400_000:])
     world.loop.turn()
@@ -189,9 +175,7 @@ def test_an_engine_that_is_lost_after_the_end_was_sent_leaves_it_indeterminate()
 
 
 def test_an_error_reply_spoils_nothing_that_the_client_watches() -> None:
-    world = World()
-    client = world.client()
-    connected_engine(world, client)
+    world, client, _ = one_client()
     client.feed(encode_request([b"WATCH", KEY]))
     (watching,) = [it for it in world.engines() if it.written]
     watching.feed(b"+OK\r\n")
@@ -207,17 +191,13 @@ def test_an_error_reply_spoils_nothing_that_the_client_watches() -> None:
 
 
 def test_in_a_transaction_it_is_kept_until_it_is_complete() -> None:
-    world = World()
-    client = world.client()
-    connected_engine(world, client)
+    world, client, _ = one_client()
     client.feed(encode_request([b"MULTI"]) + SET[:1_400_000])
     assert world.dialled == []
 
 
 def test_what_is_no_longer_granted_when_it_is_complete_is_not_executed() -> None:
-    world = World()
-    client = world.client()
-    connected_engine(world, client)
+    world, client, _ = one_client()
     world.router.use_users(parse("user default on nopass ~* &* +@all", COMMANDS))
     private = begun(world, client)
     world.router.use_users(parse("user default on nopass ~other:* &* +@all", COMMANDS))
@@ -225,3 +205,18 @@ def test_what_is_no_longer_granted_when_it_is_complete_is_not_executed() -> None
     world.loop.turn()
     (refused,) = client.frames()
     assert refused.startswith(b"-NOPERM ") and private.written == SET[:-2] and private.ended
+
+
+def test_a_client_that_sends_nothing_more_of_it_for_too_long_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless it is the engine that takes nothing."""
+    world, client, _ = one_client()
+    private = begun(world, client)
+    world.router.tick()
+    assert not client.ended, "there is time"
+    monkeypatch.setitem(vars(core), "UNREAD_S", -1.0)
+    private.protocol.pause_writing()
+    world.router.tick()
+    assert not client.ended
+    private.protocol.resume_writing()
+    world.router.tick()
+    assert client.ended and world.router.metrics()["disconnected"]["idle"] == 1

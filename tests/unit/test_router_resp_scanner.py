@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cachecluster_sidecar.router.feeds import ReplyFeed, RequestFeed
 from cachecluster_sidecar.router.resp import (
     MAX_INLINE_BYTES,
     ProtocolError,
-    ReplyFeed,
-    RequestFeed,
     encode_request,
     split_inline,
     split_requests,

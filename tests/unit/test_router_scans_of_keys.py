@@ -12,7 +12,7 @@ from tests.unit.router_conversation import conversation
 from tests.unit.router_support import ENGINES, Cluster, running_cluster
 
 from cachecluster_core.slots import slot_of_key
-from cachecluster_sidecar.router.resp import ReplyFeed
+from cachecluster_sidecar.router.feeds import ReplyFeed
 
 pytestmark = pytest.mark.t1
 

@@ -55,7 +55,7 @@ cdef class Request:
     cdef double held_at          # when its reply began to wait for acknowledgements
     cdef int64_t bound           # the offset that must be acknowledged before the reply leaves
     cdef uint64_t ticket         # by which a peer knows a reply that is held
-    cdef int64_t large           # its reply is passed on in pieces if it is large; as what it is remembered. 0: it is kept
+    cdef int64_t large           # its reply is passed on in pieces if it is large; as what it is remembered. 0, KEPT_WHOLE: it is kept
     cdef Buf reply
 
     cdef bytes frame(self)
@@ -694,6 +694,7 @@ cdef class Router:
     cdef void settle_touched(self)
     cdef void write_replies(self)
     cdef void write_batches(self)
+    cdef void report(self, str what, error)
     cdef void schedule_flush(self)
     cdef void deliver(self, Request r, const char* p, Py_ssize_t n)
     cdef void fail(self, Request r, bytes error)

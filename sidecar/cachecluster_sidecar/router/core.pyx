@@ -160,6 +160,8 @@ LARGE_BYTES = C_LARGE
 """A reply above it is not kept until it is complete, but passed on in pieces, on a connection of its client's own."""
 LARGE_REQUEST_BYTES = C_LARGE_REQUEST
 """The same for a request with an argument that ends beyond it: more than for replies, for what is kept can wait for a gate."""
+LARGE_REST_BYTES = C_LARGE_REST
+"""So much of a large reply is still to come where the connection is dropped with it; less is read away."""
 PIECE_BYTES = 65536
 """The most of a large reply that is passed on at a time."""
 MOST_LARGE = 4096
@@ -167,7 +169,7 @@ MOST_LARGE = 4096
 DROP_PAUSE_S = 1.0
 """How long a shared connection is not dropped again for a large reply."""
 UNREAD_S = 60.0
-"""How long a client may take nothing of a large reply; then it is disconnected."""
+"""How long a client may take nothing of a large reply, or send nothing of a large request; then it is disconnected."""
 LISTENER_MAX_BYTES = C_LISTENER_MAX
 """Messages that a client which has subscribed has not read (Redis' limit for pubsub clients); then it is disconnected."""
 BACKEND_PAUSE_BYTES = C_BACKEND_PAUSE

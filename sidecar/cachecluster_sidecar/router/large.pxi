@@ -2,10 +2,10 @@
 # on in pieces, as fast as the client takes them, on a private connection (private.pxi), so that nobody waits for it.
 #
 # A connection that clients share cannot wait for one of them. So a large reply that comes there to the only command that
-# its client has outstanding, and that only reads, is dropped, and asked for again apart. Command and key are remembered,
-# and the next time it is asked for apart at once. Replies to others are kept as before: to commands in the
-# midst of a pipeline, for the order would be lost; to what writes, a script, a transaction or a part of a split command;
-# and to peers.
+# its client has outstanding, and that reads nothing but its key, is dropped, and asked for again apart. Command and key are
+# remembered, and the next time it is asked for apart at once. Replies to others are kept until they are complete: to commands
+# in the midst of a pipeline, for the order would be lost; to what writes, has more arguments, is a script, a transaction or
+# a part of a split command; and to peers.
 #
 # With its first piece a command is over for gates and hand-overs: it was executed. The client is not read until the last.
 
@@ -107,7 +107,11 @@ cdef class Relay(Backend):
 
     cdef void look_at_reader(self, double now):
         """Disconnect a client that has taken nothing for too long: the engine keeps the reply for it."""
-        if self.allowed and now - self.heard > UNREAD_S:
+        if not self.allowed or now - self.heard <= UNREAD_S:
+            return
+        if not self.only.write_paused:
+            self.lose("it was silent in the midst of a reply")
+        else:
             log.warning("client %d does not read a large reply: disconnected", self.only.id)
             self.only.cut(&self.router.counters.slow_readers)
 
@@ -139,11 +143,15 @@ cdef bint may_ask_apart(Request r):
     on its key alone, for by that it is remembered."""
     cdef Client c = r.client
     cdef Partition p = <Partition>c.router.lines[r.partition]
+    cdef Command* command
     if r.write or r.split is not None or r.keyless or r.link or r.tag or r.mute or r.large or c.peer:
         return False
     if c.head is not r or c.tail is not r or len(p.privates) >= MAX_PRIVATE:
         return False
-    return memcmp(PyBytes_AS_STRING(r.chunk) + r.at, b"*2\r\n", 4) == 0 and entry_of(r).one_key
+    if memcmp(PyBytes_AS_STRING(r.chunk) + r.at, b"*2\r\n", 4):
+        return False
+    command = entry_of(r)
+    return command != NULL and command.one_key
 
 
 cdef Command* entry_of(Request r):
@@ -194,12 +202,11 @@ cdef void set_apart(Request r, int64_t number):
     r.started_ns = 0
 
 
-cdef void ask_as_others(Request r, Partition p):
-    """The private connection could not be made: the reply will be kept, as others are."""
+cdef void keep_whole(Request r):
+    """It can have no private connection: it is asked as others are, and its reply kept."""
     r.link = 0
     r.fresh = False
     r.large = KEPT_WHOLE
-    p.send_again(r)
 
 
 cdef int64_t large_number(Command* command, bytes key):

@@ -185,6 +185,10 @@ cdef class Partition:
             if not r.fresh:
                 lose_sight(r)
                 return
+            if self.mine and len(self.privates) >= MAX_PRIVATE and r.large:
+                keep_whole(r)
+                shared.add(r, frame, n)
+                return
             if self.mine and len(self.privates) >= MAX_PRIVATE:
                 self.router.counters.tryagain += 1
                 self.router.fail(r, no_private_error(self.index, f"it has {MAX_PRIVATE}, the most there may be"))

@@ -73,7 +73,8 @@ cdef class Private(Relay):
         while r is not None:
             self.left(p)
             if r.large:
-                ask_as_others(r, p)
+                keep_whole(r)
+                p.send_again(r)
                 r = self.unsent.pop()
                 continue
             self.router.counters.tryagain += 1

@@ -271,6 +271,8 @@ cdef class Router:
                 self.write_replies()
         finally:
             self.in_turn = False
+            if self.flush_due or self.touched:
+                self.loop.call_soon(self.flush)
 
     cdef void settle_touched(self):
         """Write the replies that are due, unless they are at the end of this turn."""
@@ -286,10 +288,10 @@ cdef class Router:
             for c in touched:
                 try:
                     c.settle()
-                except Exception:
-                    log.exception("client %d could not be served on: disconnected", c.id)
+                except Exception as error:
                     c.closing = True
                     c.transport.abort()
+                    self.report(f"client {c.id} could not be served on: disconnected", error)
 
     # -- users
 
@@ -359,6 +361,10 @@ cdef class Router:
         self.write_batches()
         self.settle_touched()
 
+    cdef void report(self, str what, error):
+        """A mistake of ours, which must harm nobody but whom it is about."""
+        self.loop.call_exception_handler({"message": what, "exception": error})
+
     cdef void write_batches(self):
         """One write for each backend."""
         cdef Backend b
@@ -368,9 +374,9 @@ cdef class Router:
         for b in dirty:
             try:
                 b.flush()
-            except Exception:
-                log.exception("what was due for %s could not be sent", b.target.name)
-                b.lose("this router failed")
+            except Exception as error:
+                b.transport.abort()
+                self.report(f"what was due for {b.target.name} could not be sent: disconnected", error)
 
     cdef void deliver(self, Request r, const char* p, Py_ssize_t n):
         """A reply for a request: to its client, or into the command it is a part of."""

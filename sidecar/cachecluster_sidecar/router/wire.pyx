@@ -94,7 +94,8 @@ cdef class Poll:
     def adopt(self, sock, protocol):
         """Have a protocol served by a connected socket, which is the wire's from now on.
 
-        OSError: the connection has already ended; the protocol was told nothing.
+        OSError: the connection has already ended; the protocol was told nothing. What its `connection_made` raises is
+        raised, and the connection ends.
         """
         cdef Wire wire
         try:

@@ -1,0 +1,13 @@
+"""Types of the compiled feeds; see feeds.pyx."""
+
+class RequestFeed:
+    def feed(self, data: bytes) -> list[bytes]: ...
+
+class ReplyFeed:
+    def feed(self, data: bytes) -> list[bytes]: ...
+
+class ReplyPieces:
+    def feed(self, data: bytes) -> tuple[bytes, bool]: ...
+
+class RequestPieces:
+    def feed(self, data: bytes) -> tuple[bytes, bool]: ...
