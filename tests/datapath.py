@@ -228,13 +228,17 @@ class DataPathSuite:
             thread.join()
             listener.close()
 
+    def finds(self, client: Any, keys: set[bytes], pattern: str) -> None:
+        """Scanning tells these keys and no others."""
+        found = set(client.scan_iter(match=pattern, count=100))
+        assert found == keys, (type(client), len(found))
+
     def test_every_client_finds_every_key(self, endpoints: Endpoints, prefix: str) -> None:
         keys = {f"{prefix}:{number}".encode() for number in range(200)}
         clients = [*map(plain_client, endpoints.plain), cluster_client(endpoints)]
         clients[0].mset(dict.fromkeys(keys, 1))
         for client in clients:
-            found = set(client.scan_iter(match=f"{prefix}*", count=100))
-            assert found == keys, (type(client), len(found))
+            self.finds(client, keys, f"{prefix}*")
             everywhere = {"target_nodes": "primaries"} if isinstance(client, RedisCluster) else {}
             assert client.dbsize(**everywhere) >= len(keys)
             script = client.register_script("return redis.call('INCR', KEYS[1])")
