@@ -126,7 +126,10 @@ class Transport:
 
 
 class World:
-    """A pod with the primaries of both partitions, its gates open at generation 1, and the engines' connections."""
+    """A pod with the primaries of both partitions, its gates open at generation 1, and the engines' connections.
+
+    `pieces`: peers pass on in pieces what is large.
+    """
 
     def __init__(
         self, max_clients: int = 10, answer: Callable[[Any, str, list[bytes]], bytes | None] | None = None
@@ -137,6 +140,7 @@ class World:
         self.answered: list[str] = []
         self.run_id = "run"
         self.reads_from = "primary"
+        self.pieces = False
         self.zones: dict[str, str] = {}
         self.replicas: list[list[str]] = [[]] * PARTITIONS
         loop: Any = self.loop
@@ -227,7 +231,7 @@ class World:
             engine = Transport(backend)
             backend.greet(b"greeting")
             engine.written = b""
-            engine.feed(b"+OK\r\n")
+            engine.feed(b"+OK pieces\r\n" if self.pieces and backend.target.uid is not None else b"+OK\r\n")
             made.append(engine)
         self.dialled.clear()
         self.loop.turn()

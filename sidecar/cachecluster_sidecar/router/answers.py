@@ -38,6 +38,8 @@ NO_AUTH_IN_HELLO = error(
     "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> "
     "option can be used to authenticate the client and select the RESP protocol version at the same time"
 )
+KNOWS_PIECES = b"+OK pieces\r\n"
+"""The reply to a peer's greeting: it may say CACHECLUSTER PIECES, and make passages."""
 PRINTABLE = re.compile(rb"[!-~]*")
 BAD_NAME = error("ERR Client names cannot contain spaces, newlines or special characters.")
 
@@ -72,10 +74,17 @@ class Answers:
         return cluster.answer(routes | {"announced": client.router.announced()}, arguments, client.proto)
 
     def _peer(self, client: Client, arguments: Arguments) -> bytes | None:
-        """CACHECLUSTER HELLO, RESUME, OFF, UNBLOCK and GATES; READS is for clients."""
+        """CACHECLUSTER HELLO, PIECES, RESUME, OFF, UNBLOCK and GATES; READS is for clients."""
         match [arguments[1].upper() if len(arguments) > 1 else b"", *arguments[2:]]:
             case [b"HELLO", proto, token, uid]:
                 return self._greet_peer(client, proto, token, uid)
+            case [b"HELLO", proto, token, uid, b"PASSAGE"]:
+                reply = self._greet_peer(client, proto, token, uid)
+                client.passage = client.peer
+                return reply
+            case [b"PIECES"] if client.peer:
+                client.pieces = True
+                return OK
             case [b"RESUME", partition] if client.peer:
                 client.ungate(int(partition))
                 return OK
@@ -93,7 +102,9 @@ class Answers:
         if not client.peer:
             client.close_when_done()
             return error("NOAUTH CACHECLUSTER commands are for the routers of the cluster, after CACHECLUSTER HELLO")
-        return error("ERR unknown CACHECLUSTER command; known are HELLO, RESUME, AT, ON, NEAR, OFF, UNBLOCK and GATES")
+        return error(
+            "ERR unknown CACHECLUSTER command; known are HELLO, PIECES, RESUME, AT, ON, NEAR, OFF, UNBLOCK and GATES"
+        )
 
     def _greet_peer(self, client: Client, proto: bytes, token: bytes, uid: bytes) -> bytes | None:
         """Is it a router of this cluster, and does it mean this very pod? A reused address must not pass for it."""
@@ -106,7 +117,7 @@ class Answers:
             client.close_when_done()
             return error(f"WRONGPOD this is pod {client.router.self_uid}")
         client.become_peer(int(proto))
-        return OK
+        return KNOWS_PIECES
 
 
 def _use_reads(client: Client, choice: bytes) -> bytes:

@@ -1,5 +1,6 @@
 # Pipelined connections to engines and peers.
 
+cdef bytes KNOWS_PIECES = b"+OK pieces\r\n"
 TOO_LONG_FOR_PEER = b"-ERR a transaction, or a command without a key, that another pod executes has at most 512 MiB in all\r\n"
 
 
@@ -361,7 +362,7 @@ cdef class Backend:
         cdef bint much = self.scan.want - n > C_LARGE_REST
         if late or self.target.partition < 0 or r is None or p[0] == c">" or r.internal != NOT_INTERNAL:
             return 0
-        if not r.client.closed and not may_ask_apart(r):
+        if not (r.client.closed or r.unwanted or may_tell_peer(self, r) or may_ask_apart(r)):
             return 0
         self.dropping = True
         reply_scan_reset(&self.scan)
@@ -374,7 +375,11 @@ cdef class Backend:
             self.lose("a large reply is asked for again on another one")
             self.target.retry_at = self.target.backoff = 0
             self.target.ready(self.proto)
-        if not r.client.closed:
+        if r.unwanted:
+            self.give_back(r)
+        elif is_shared_peer(r.client):
+            tell_peer(self, r)
+        elif not r.client.closed:
             ask_apart(r)
         if of.inflight == 0:
             of.left_flight()
@@ -397,7 +402,7 @@ cdef class Backend:
             self.router.give_up_sent(self, late, self.sent, "the pod's authority ended")
             self.evict(<Partition>self.router.lines[self.target.partition])
             if self.apart and not self.control:
-                (<Private>self).end(False)
+                (<Relay>self).end(False)
 
     cdef void take_reply(self, Request r, const char* frame, Py_ssize_t n, list late):
         cdef Partition p
@@ -418,7 +423,10 @@ cdef class Backend:
             tagged = with_tagged_cursors(p, r, frame, n)
             frame, n = PyBytes_AS_STRING(tagged), PyBytes_GET_SIZE(tagged)
         self.left(p)
-        if frame[0] == c"-" and n > 8 and memcmp(frame, b"-CC", 3) == 0 and self.take_word(r, p, frame, n):
+        if r.unwanted:
+            p.taken()
+            self.give_back(r)
+        elif frame[0] == c"-" and n > 8 and memcmp(frame, b"-CC", 3) == 0 and self.take_word(r, p, frame, n):
             pass
         elif alone and (<Private>self).sends_back(frame, n):
             (<Private>self).take_unblocked(r)
@@ -430,21 +438,24 @@ cdef class Backend:
             self.router.deliver(r, frame, n)
         if p.inflight == 0:
             p.left_flight()
-        if alone:
-            (<Private>self).answered()
+        if r.link and self.apart:
+            (<Relay>self).answered()
 
     cdef bint take_word(self, Request r, Partition p, const char* frame, Py_ssize_t n):
         """An error that is a word between routers: a peer's refusal, or its word that the reply will come later."""
         cdef bint refusal = memcmp(frame, b"-CCGATE ", 8) == 0
+        cdef bint large = memcmp(frame, b"-CCLARGE ", 9) == 0
         if r.link and self.target.partition < 0 and take_link_word(r, self.target, frame, n):
             return True
-        if not refusal and memcmp(frame, b"-CCHELD ", 8) != 0:
+        if not refusal and not large and memcmp(frame, b"-CCHELD ", 8) != 0:
             return False
         if self.target.partition >= 0:
             # An engine's own words (a script's error) must not look like that to the router that sent the command.
             self.router.fail(r, b"-ERR " + PyBytes_FromStringAndSize(frame + 1, n - 1))
         elif refusal:
             self.take_refusal(r, p)
+        elif large:
+            self.take_largeness(r, p)
         else:
             p.taken()
             if r.link:
@@ -494,6 +505,19 @@ cdef class Backend:
             self.router.counters.retried += 1
             p.send_again(r)
 
+    cdef void take_largeness(self, Request r, Partition p):
+        """The peer has not executed this read, nor anything behind it, for its reply is large."""
+        if self.refused is None:
+            self.refused = set()
+        self.refused.add(r.partition)
+        if r.client.closed:
+            return
+        if may_ask_apart(r):
+            prefer_apart(r)
+        else:
+            keep_whole(r)
+        p.send_again(r)
+
     cdef void take_internal(self, Request r, const char* frame, Py_ssize_t n):
         cdef bytes text
         if r.internal == WORD_REPLY and (self.control or frame[0] != c"-"):
@@ -509,6 +533,9 @@ cdef class Backend:
     cdef void greeted(self, bytes reply):
         """It is ready."""
         self.target.backoff = 0
+        if reply == KNOWS_PIECES and not self.target.reads:
+            self.target.pieces = True
+            self.say([b"CACHECLUSTER", b"PIECES"])
         self.router.target_ready(self.target)
 
     cdef void ended(self, str reason):

@@ -156,7 +156,7 @@ cdef class Client:
         if b is None or b.closed:
             return
         if b.apart:
-            (<Private>b).end(False)
+            (<Relay>b).end(False)
         else:
             b.say([b"CACHECLUSTER", b"OFF", b"%d" % number])
 

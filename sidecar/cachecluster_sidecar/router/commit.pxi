@@ -68,7 +68,7 @@ cdef class Commit:
         r.client.held += n
         self.fresh.push(r)
         self.count += 1
-        if r.client.peer and not r.ticket and not r.large:
+        if is_shared_peer(r.client) and not r.ticket:
             r.client.give_ticket(r)
 
     cdef void begin(self):

@@ -46,6 +46,7 @@ cdef class Request:
     cdef bint uploaded           # all but its last line end is in the engine already, on the private connection
     cdef bint blocks             # it may wait in the engine
     cdef double until            # and so long; 0: for ever
+    cdef bint unwanted           # of a peer: it has to send this read again, whatever the reply
     cdef bint mute               # CLIENT REPLY: its reply is not sent
     cdef bint done               # the reply stands in `reply`, waiting for its turn
     cdef Internal internal
@@ -118,6 +119,7 @@ cdef class Target:
     cdef double backoff
     cdef double dropped_at       # when a connection was dropped for a large reply
     cdef bint reads              # for reads that a replica answers: its connections are Readers
+    cdef bint pieces             # a peer that passes on in pieces what is large, as we do
 
     cdef Backend ready(self, int proto)
     cdef void dial(self, int proto)
@@ -169,6 +171,7 @@ cdef class Backend:
     cdef void take_reply(self, Request r, const char* p, Py_ssize_t n, list late)
     cdef bint take_word(self, Request r, Partition p, const char* frame, Py_ssize_t n)
     cdef void take_refusal(self, Request r, Partition p)
+    cdef void take_largeness(self, Request r, Partition p)
     cdef void take_held(self, const char* frame, Py_ssize_t n)
     cdef void take_internal(self, Request r, const char* p, Py_ssize_t n)
     cdef void take_back(self, Line line)
@@ -269,7 +272,14 @@ cdef class Relay(Backend):
     cdef Client only             # whose
     cdef Request under_way       # whose reply is being passed on; None: none is
     cdef bint allowed            # it may leave: it need not be acknowledged any more
+    cdef uint64_t link           # its number among that client's
+    cdef bint filling            # a part of a request was sent, and it is not answered
+    cdef bint ending             # to be closed when nothing is in flight
 
+    cdef void forget(self, Partition p)
+    cdef bint is_free(self)
+    cdef void end(self, bint patient)
+    cdef bint look_after(self, double now)
     cdef Py_ssize_t pass_on(self, const char* p, Py_ssize_t n)
     cdef void pause(self)
     cdef void go_on(self)
@@ -280,23 +290,23 @@ cdef class Relay(Backend):
 
 # A connection to an engine that is one client's: for commands that wait there, for WATCH, and for large replies.
 cdef class Private(Relay):
-    cdef uint64_t link           # its number among that client's
     cdef bytes engine_id         # as the engine calls it, in digits
     cdef bint watches            # a WATCH was sent, and no EXEC since
-    cdef bint filling            # a part of a request was sent, and it is not answered
     cdef bytes unblocking        # how what waits in the engine is being ended, TIMEOUT or ERROR; None: it is not
     cdef bint asked_for          # by the client
     cdef double said_at          # when that was last asked
     cdef double pause            # until it is asked again
-    cdef bint ending             # to be closed when nothing is in flight
-    cdef double cut_at           # and when that is given up; 0: never
+    cdef double cut_at           # when it is given up that nothing is in flight; 0: never
 
     cdef bint sends_back(self, const char* frame, Py_ssize_t n)
     cdef void take_unblocked(self, Request r)
     cdef void say_unblock(self, Control control, double now)
     cdef void unblock(self, bytes how, bint asked_for)
-    cdef void end(self, bint patient)
-    cdef bint look_after(self, double now)
+
+
+# A connection to the router of the pod where a partition's primary is that is one client's: for what is large.
+cdef class Passage(Relay):
+    cdef Partition leads_to
 
 
 # One partition as this router sees it: where its commands go, what waits, what is in flight.
@@ -353,7 +363,8 @@ cdef class Partition:
     cdef bint may_release(self)
     cdef void submit(self, Request r, const char* frame, Py_ssize_t n)
     cdef void send_alone(self, Backend shared, Request r, const char* frame, Py_ssize_t n)
-    cdef Private make_private(self, Client c, uint64_t link)
+    cdef Relay make_relay(self, Client c, uint64_t link)
+    cdef bint passes_pieces(self)
     cdef Control controlled(self, Target target)
     cdef void end_privates(self, bint patient)
     cdef void look_at_privates(self, double now)
@@ -437,7 +448,7 @@ cdef class Upload:
     cdef bytes key
     cdef int slot
     cdef Partition partition
-    cdef Private link            # None: it was lost, and the rest is dropped
+    cdef Relay link              # None: it was lost, and the rest is dropped
     cdef Py_ssize_t bytes        # of it that came
     cdef double came_at          # when the last of them did
 
@@ -492,6 +503,8 @@ cdef class Client:
     cdef readonly uint64_t id
     cdef readonly bint cluster   # on the cluster port
     cdef readonly bint peer      # a router of another pod
+    cdef public bint pieces      # peer: it knows -CCLARGE
+    cdef public bint passage     # peer: one of its clients alone is served here
     cdef readonly int proto
     cdef public dict info        # name, library, ...: None until set
     cdef set gated               # peer: partitions refused until RESUME

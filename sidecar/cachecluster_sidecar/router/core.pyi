@@ -21,6 +21,8 @@ class Backend(BufferedProtocol):
     def greet(self, greeting: bytes) -> None: ...
     def failed(self, reason: str) -> None: ...
 
+class Passage(Backend): ...
+
 class CommitLink(BufferedProtocol):
     target: Target
     proto: int
@@ -49,6 +51,8 @@ class Client(BufferedProtocol):
     id: int
     cluster: bool
     peer: bool
+    pieces: bool
+    passage: bool
     proto: int
     info: dict[str, Any] | None
     @property

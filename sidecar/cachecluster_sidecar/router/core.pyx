@@ -17,6 +17,7 @@ The parts, each with one job:
     large.pxi       large replies, passed on in pieces on connections of one client's own
     upload.pxi      large requests, the same way
     private.pxi     connections of one client's own: commands that wait, WATCH
+    passage.pxi     the same to the router of another pod, for what is large
     pubsub.pxi      SUBSCRIBE and PUBLISH: who listens to what, and to whom this router listens for them
     wait.pxi        WAIT: how many copies have what a client has written
     tracking.pxi    CLIENT TRACKING: who has read what, and is told of changes
@@ -257,6 +258,7 @@ include "transaction.pxi"
 include "large.pxi"
 include "upload.pxi"
 include "private.pxi"
+include "passage.pxi"
 include "wait.pxi"
 include "tracking.pxi"
 include "pubsub.pxi"

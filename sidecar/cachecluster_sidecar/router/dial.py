@@ -8,7 +8,7 @@ import socket
 import struct
 from pathlib import Path
 
-from .core import CONNECT_TIMEOUT_S, Backend, CommitLink
+from .core import CONNECT_TIMEOUT_S, Backend, CommitLink, Passage
 from .resp import encode_request
 from .wire import Poll
 
@@ -51,7 +51,8 @@ class Dialler:
         proto = b"%d" % backend.proto
         if backend.target.uid is not None:
             token = self.secret(PEER_TOKEN_FILE)
-            return encode_request([b"CACHECLUSTER", b"HELLO", proto, token, backend.target.uid.encode()])
+            kind = [b"PASSAGE"] if isinstance(backend, Passage) else []
+            return encode_request([b"CACHECLUSTER", b"HELLO", proto, token, backend.target.uid.encode(), *kind])
         return encode_request([b"HELLO", proto, b"AUTH", GATE_USER, self.secret(GATE_PASSWORD_FILE)])
 
     def secret(self, name: str) -> bytes:

@@ -1,11 +1,17 @@
-# Large replies. What the engine here tells a client in more than LARGE_BYTES is not kept until it is complete: it is passed
-# on in pieces, as fast as the client takes them, on a private connection (private.pxi), so that nobody waits for it.
+# Large replies. What a client is told in more than LARGE_BYTES is not kept until it is complete: it is passed on in pieces,
+# as fast as the client takes them, on a connection of its own, so that nobody waits for it: to the engine here
+# (private.pxi), or to the router of the pod where the primary is (passage.pxi), which has one to its engine.
 #
 # A connection that clients share cannot wait for one of them. So a large reply that comes there to the only command that
 # its client has outstanding, and that reads nothing but its key, is dropped, and asked for again apart. Command and key are
 # remembered, and the next time it is asked for apart at once. Replies to others are kept until they are complete: to commands
 # in the midst of a pipeline, for the order would be lost; to what writes, has more arguments, is a script, a transaction or
-# a part of a split command; and to peers.
+# a part of a split command.
+#
+# A peer is told -CCLARGE <partition> in place of such a reply, if no write that it sent stands behind the read in the engine.
+# As with -CCGATE all that it has sent, and sends, for this partition is refused until RESUME, so that its order is kept: it
+# sends the read again as its client's only command, on a connection of that one's own, or, in a pipeline, as
+# CACHECLUSTER AT, whose reply is kept whole.
 #
 # With its first piece a command is over for gates and hand-overs: it was executed. The client is not read until the last.
 
@@ -48,7 +54,7 @@ cdef class Relay(Backend):
         of = <Partition>self.router.lines[r.partition]
         self.left(of)
         of.taken()
-        self.allowed = not (self.router.sync and of.commit.holds(r))
+        self.allowed = self.target.partition < 0 or not (self.router.sync and of.commit.holds(r))
         if not self.allowed:
             of.commit.hold(r, p, 0)
         if of.inflight == 0:
@@ -118,6 +124,23 @@ cdef class Relay(Backend):
     cdef void answered(self):
         """A reply has come, or was passed on."""
 
+    cdef void forget(self, Partition p):
+        """It is lost: nobody finds it any more."""
+        p.privates.discard(self)
+        if self.only.links is not None and self.only.links.get(self.link) is self:
+            del self.only.links[self.link]
+
+    cdef bint is_free(self):
+        """May its client begin something on it?"""
+        return self.idle() and not self.filling and not self.ending
+
+    cdef void end(self, bint patient):
+        """It is needed no more, or must not be used any longer."""
+
+    cdef bint look_after(self, double now):
+        """Whether the next look should come soon."""
+        return False
+
 
 cdef bint is_relayed(Request r, Py_ssize_t n):
     """Whether this was not a reply to it, but the word, without bytes, that a reply which was held may leave."""
@@ -143,15 +166,59 @@ cdef bint may_ask_apart(Request r):
     on its key alone, for by that it is remembered."""
     cdef Client c = r.client
     cdef Partition p = <Partition>c.router.lines[r.partition]
+    return c.head is r and c.tail is r and is_plain_read(r) and not is_shared_peer(c) and p.passes_pieces()
+
+
+cdef bint is_plain_read(Request r):
+    """Does its reply depend on its key alone?"""
     cdef Command* command
-    if r.write or r.split is not None or r.keyless or r.link or r.tag or r.mute or r.large or c.peer:
-        return False
-    if c.head is not r or c.tail is not r or len(p.privates) >= MAX_PRIVATE:
+    if r.write or r.split is not None or r.keyless or r.link or r.tag or r.mute or r.large:
         return False
     if memcmp(PyBytes_AS_STRING(r.chunk) + r.at, b"*2\r\n", 4):
         return False
     command = entry_of(r)
     return command != NULL and command.one_key
+
+
+cdef bint is_shared_peer(Client c):
+    """A router of another pod, which sends what its clients sent?"""
+    return c.peer and not c.passage
+
+
+cdef bint may_tell_peer(Backend b, Request r):
+    """May a peer be told to ask again for what this command reads? Not if a write of the same peer stands behind it, for
+    the order would be lost; then the next time it is told before the engine is asked."""
+    cdef Request other
+    if not r.client.pieces or r.unwanted or not is_plain_read(r):
+        return False
+    remember_large(r.client.router, number_of(r), r.slot)
+    for other in of_client(r.client, b):
+        if other.write:
+            return False
+    return True
+
+
+cdef void tell_peer(Backend b, Request r):
+    """In place of the reply; the reads behind it are refused."""
+    cdef Request other
+    for other in of_client(r.client, b):
+        other.unwanted = True
+    r.client.gate(r.partition)
+    r.client.router.fail(r, b"-CCLARGE %d\r\n" % r.partition)
+
+
+cdef list of_client(Client c, Backend b):
+    """Its commands that are unanswered there."""
+    cdef list found = []
+    cdef Line line
+    cdef Request r
+    for line in (b.sent, b.unsent):
+        r = line.head
+        while r is not None:
+            if r.client is c:
+                found.append(r)
+            r = r.follower
+    return found
 
 
 cdef Command* entry_of(Request r):
@@ -166,13 +233,18 @@ cdef int64_t number_of(Request r):
     return large_number(entry_of(r), all_arguments(PyBytes_AS_STRING(frame), 2)[1])
 
 
+cdef void prefer_apart(Request r):
+    """It has a large reply: it goes apart, now and the next time."""
+    cdef int64_t number = number_of(r)
+    remember_large(r.client.router, number, r.slot)
+    set_apart(r, number)
+
+
 cdef void ask_apart(Request r):
     """Ask again what has a large reply, which is its client's only command."""
     cdef Partition p = <Partition>r.client.router.lines[r.partition]
     cdef bytes frame = r.frame()
-    cdef int64_t number = number_of(r)
-    remember_large(r.client.router, number, r.slot)
-    set_apart(r, number)
+    prefer_apart(r)
     r.parked_at = 0
     p.requests -= 1
     p.submit(r, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
@@ -203,10 +275,12 @@ cdef void set_apart(Request r, int64_t number):
 
 
 cdef void keep_whole(Request r):
-    """It can have no private connection: it is asked as others are, and its reply kept."""
+    """It can have no connection of its client's own: it is asked as others are, and its reply kept, here and by a peer."""
+    cdef Partition p = <Partition>r.client.router.lines[r.partition]
     r.link = 0
     r.fresh = False
     r.large = KEPT_WHOLE
+    r.keyless = not p.mine and p.owner is not None and p.owner.pieces
 
 
 cdef int64_t large_number(Command* command, bytes key):
@@ -233,9 +307,9 @@ cdef bint is_large(Client c, Command* command, int slot, const char* frame):
     """Had this read a large reply before, which can be passed on in pieces?"""
     cdef Partition p = <Partition>c.router.lines[slot >> c.router.shift]
     cdef Arg key = c.scan.head[1]
-    if c.scan.argc != 2 or command.write or c.peer or c.queue is not None or c.muted or not p.mine:
+    if c.scan.argc != 2 or command.write or c.queue is not None or c.muted or not p.passes_pieces():
         return False
-    if len(p.privates) >= MAX_PRIVATE:
+    if c.peer and not (p.mine and c.pieces):
         return False
     return large_number(command, PyBytes_FromStringAndSize(frame + key.at, key.len)) in c.router.large
 
@@ -245,10 +319,13 @@ cdef bint serve_large(Client c, int slot, const char* frame, Py_ssize_t n):
     cdef Partition p
     cdef Request r
     cdef Arg key = c.scan.head[1]
-    if c.head is not None:
+    if c.head is not None and not is_shared_peer(c):
         return False
     p = admitted(c, slot)
-    if p is not None:
+    if p is not None and is_shared_peer(c):
+        c.gate(p.index)
+        c.reply(b"-CCLARGE %d\r\n" % p.index)
+    elif p is not None:
         r = expect(c, p, slot, False)
         set_apart(r, large_number(c.command, PyBytes_FromStringAndSize(frame + key.at, key.len)))
         p.submit(r, frame, n)

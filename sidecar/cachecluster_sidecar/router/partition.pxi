@@ -166,6 +166,7 @@ cdef class Partition:
         cdef Client c = r.client
         cdef Backend b
         cdef bytes shorter
+        cdef bint apart = self.mine or r.large
         if r.uploaded:
             send_end(r, self, frame, n)
             return
@@ -176,8 +177,9 @@ cdef class Partition:
             b.closed
             or b.proto != r.proto
             or b.target is not self.owner
-            or not (b.apart or b is shared)
-            or (b.apart and (<Private>b).filling)
+            or b.apart != apart
+            or not (apart or b is shared)
+            or (apart and (<Relay>b).filling)
         ):
             c.end_link(r.link)
             b = None
@@ -185,7 +187,7 @@ cdef class Partition:
             if not r.fresh:
                 lose_sight(r)
                 return
-            if self.mine and len(self.privates) >= MAX_PRIVATE and r.large:
+            if r.large and not self.passes_pieces():
                 keep_whole(r)
                 shared.add(r, frame, n)
                 return
@@ -193,9 +195,9 @@ cdef class Partition:
                 self.router.counters.tryagain += 1
                 self.router.fail(r, no_private_error(self.index, f"it has {MAX_PRIVATE}, the most there may be"))
                 return
-            b = self.make_private(c, r.link) if self.mine else shared
+            b = self.make_relay(c, r.link) if apart else shared
             c.links[r.link] = b
-        if b.apart:
+        if self.mine:
             (<Private>b).watches = r.link & 1 == 0 and r.queued == 0
         if r.until and r.parked_at:
             shorter = PyBytes_FromStringAndSize(frame, n)
@@ -205,15 +207,25 @@ cdef class Partition:
         else:
             b.add(r, frame, n)
 
-    cdef Private make_private(self, Client c, uint64_t link):
-        cdef Private b = Private(self.router, self.owner, c.proto)
+    cdef Relay make_relay(self, Client c, uint64_t link):
+        """A connection of a client's own: to the engine here, or to where the primary is."""
+        cdef Relay b
+        if self.mine:
+            b = Private(self.router, self.owner, c.proto)
+            self.controlled(self.owner)
+        else:
+            b = Passage(self.router, self.owner, c.proto)
+            (<Passage>b).leads_to = self
         b.apart = True
         b.only = c
         b.link = link
         self.privates.add(b)
-        self.controlled(self.owner)
         self.router.connect(b)
         return b
+
+    cdef bint passes_pieces(self):
+        """Can what is large go to the engine, or come from there, in pieces?"""
+        return (self.mine or (self.owner is not None and self.owner.pieces)) and len(self.privates) < MAX_PRIVATE
 
     cdef Control controlled(self, Target target):
         """The connection by which what waits in this engine is ended."""
@@ -229,13 +241,13 @@ cdef class Partition:
 
     cdef void end_privates(self, bint patient):
         """The engine may soon be no primary: what waits there goes elsewhere, and what is watched is lost sight of."""
-        cdef Private b
+        cdef Relay b
         for b in list(self.privates):
             b.end(patient)
 
     cdef void look_at_privates(self, double now):
         """Close those that are idle, and go on to end what is to be ended."""
-        cdef Private b
+        cdef Relay b
         self.unblocking = False
         for b in list(self.privates):
             self.unblocking = b.look_after(now) or self.unblocking
@@ -414,7 +426,7 @@ cdef class Partition:
             self.unpark(r)
             if self.router.sync and self.refuses(r):
                 continue
-            if r.link or (self.mine and self.router.large_in[r.slot] and goes_apart(r)):
+            if r.link or (self.router.large_in[r.slot] and goes_apart(r)):
                 self.send_alone(b, r, PyBytes_AS_STRING(r.chunk) + r.at, r.len)
             else:
                 b.add(r, PyBytes_AS_STRING(r.chunk) + r.at, r.len)

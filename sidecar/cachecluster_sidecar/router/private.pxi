@@ -64,9 +64,7 @@ cdef class Private(Relay):
         cdef Partition p = <Partition>self.router.lines[self.target.partition]
         cdef Request r
         self.stop(reason)
-        p.privates.discard(self)
-        if self.only.links is not None and self.only.links.get(self.link) is self:
-            del self.only.links[self.link]
+        self.forget(p)
         if self.is_ready or self.ending or self.only.closed:
             return
         r = self.unsent.pop()
@@ -82,6 +80,9 @@ cdef class Private(Relay):
             r = self.unsent.pop()
         p.confirm_when_idle()
         p.left_flight()
+
+    cdef bint is_free(self):
+        return Relay.is_free(self) and self.unblocking is None
 
     cdef bint sends_back(self, const char* frame, Py_ssize_t n):
         """Does the engine say that the command waited in vain, without its client having asked to be told so?"""

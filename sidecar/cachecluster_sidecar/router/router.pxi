@@ -713,7 +713,8 @@ cdef class Router:
         for p in self.lines:
             if p.engine is not None:
                 p.engine.flush_all()
-            p.end_privates(False)
+            if p.mine:
+                p.end_privates(False)
         self.settle_touched()
 
     def engines_idle(self):

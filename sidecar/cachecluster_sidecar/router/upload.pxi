@@ -1,12 +1,14 @@
-# Large requests. A write of one key that is above LARGE_REQUEST_BYTES goes to the engine here as it comes, in pieces, as
-# fast as the engine takes them, on a private connection (private.pxi); its client has nothing else outstanding then.
+# Large requests. A write of one key that is above LARGE_REQUEST_BYTES goes to the engine as it comes, in pieces, as fast as
+# the engine takes them, on a connection of its client's own: to the engine here (private.pxi), or to the router of the pod
+# where the primary is (passage.pxi), which does the same. Its client has nothing else outstanding then.
 #
 # The last line end of the request is kept back: it is the execution. Only that goes the way of every command, when the rest
 # has come: it waits for the gate, or is refused. Until then nothing is in flight, and what ends the private connection, as
 # a gate that shuts, executes nothing: the rest is dropped as it comes, and the client is told to send it again.
 #
-# Where that cannot begin, because the gate is not open or the primary is on another pod, a request is kept until it is
-# complete, as all others are: of peers, in a transaction, of clients that track keys or are shown to others.
+# Where that cannot begin, because the gate is not open or the primary cannot be reached, a request is kept until it is
+# complete, as all others are: in a transaction, of clients that track keys or are shown to others. On a passage it is
+# dropped as it comes, and refused.
 
 cdef bytes LINE_END = b"\r\n"
 cdef bytes UPLOAD_LOST = (
@@ -27,6 +29,7 @@ cdef bint begins_upload(Client c, const char* frame):
     cdef Command* command
     cdef Partition p
     cdef int slot
+    cdef bint takes
     if c.scan.index < 2 or router.partitions == 0 or is_special(c) or c.scan.want > router.request_max:
         return False
     command = router.table.find(frame + c.scan.head[0].at, c.scan.head[0].len)
@@ -36,9 +39,8 @@ cdef bint begins_upload(Client c, const char* frame):
         return False
     slot = key_slot(frame + c.scan.head[1].at, c.scan.head[1].len)
     p = <Partition>router.lines[slot >> router.shift]
-    if not p.mine or p.parks() or not p.may_serve() or p.owner.ready(c.proto) is None or len(p.privates) >= MAX_PRIVATE:
-        return False
-    if router.sync and p.commit.has_too_few():
+    takes = takes_upload(c, p)
+    if not takes and not c.passage:
         return False
     if c.head is not None:
         c.barrier = True
@@ -49,16 +51,25 @@ cdef bint begins_upload(Client c, const char* frame):
     c.upload.key = PyBytes_FromStringAndSize(frame + c.scan.head[1].at, c.scan.head[1].len)
     c.upload.slot = slot
     c.upload.partition = p
-    c.upload.link = upload_link(c, p)
+    c.upload.link = upload_link(c, p) if takes else None
     c.upload.came_at = seconds()
     request_scan_reset(&c.scan)
     return True
 
 
+cdef bint takes_upload(Client c, Partition p):
+    """Can it go where the primary is now?"""
+    if p.parks() or p.owner.ready(c.proto) is None or not p.passes_pieces():
+        return False
+    if not p.mine:
+        return not c.cluster
+    return p.may_serve() and not (c.router.sync and p.commit.has_too_few())
+
+
 cdef bint is_special(Client c):
     """Is more to be done with what it sends than to pass it on?"""
     return (
-        c.peer
+        is_shared_peer(c)
         or c.over_limit
         or c.leaving
         or c.queue is not None
@@ -80,20 +91,19 @@ cdef bint is_granted(Client c, Command* command, const char* key, Py_ssize_t n):
     return begins_as_granted(account, command, key, n)
 
 
-cdef Private upload_link(Client c, Partition p):
-    """The client's private connection, for a request of which only a part is sent for now."""
+cdef Relay upload_link(Client c, Partition p):
+    """The client's own connection, for a request of which only a part is sent for now."""
     cdef uint64_t number = 2 * c.id + 1
     cdef Backend b = c.links.get(number) if c.links is not None else None
-    cdef Private link = None
-    if b is not None and b.apart and not b.closed and b.target is p.owner and b.proto == c.proto and b.idle():
-        link = <Private>b
-        if link.filling or link.ending or link.unblocking is not None:
-            link = None
+    cdef Relay link = None
+    if b is not None and b.apart and not b.closed and b.target is p.owner and b.proto == c.proto:
+        if (<Relay>b).is_free():
+            link = <Relay>b
     if link is None:
         c.end_link(number)
         if c.links is None:
             c.links = {}
-        link = c.links[number] = p.make_private(c, number)
+        link = c.links[number] = p.make_relay(c, number)
     link.filling = True
     return link
 
@@ -101,7 +111,7 @@ cdef Private upload_link(Client c, Partition p):
 cdef Py_ssize_t pass_upload(Client c, const char* p, Py_ssize_t n):
     """Give the engine what has come of it; returns how many bytes are done with. When it is complete it is over."""
     cdef Upload upload = c.upload
-    cdef Private link = upload.link
+    cdef Relay link = upload.link
     cdef Py_ssize_t passed
     if link is not None and link.closed:
         link = upload.link = None
@@ -161,7 +171,8 @@ cdef void execute_upload(Client c, Upload upload):
         router.counters.denied += 1
         c.refuse(NO_LONGER_GRANTED)
         return
-    if upload.link is None or upload.link.closed or upload.link.ending:
+    if upload.link is None or upload.link.closed or upload.link.ending or (c.peer and (not p.mine or peer_must_wait(c, p))):
+        c.end_link(2 * c.id + 1)
         router.counters.tryagain += 1
         c.refuse(UPLOAD_LOST)
         return
@@ -179,7 +190,7 @@ cdef void send_end(Request r, Partition p, const char* frame, Py_ssize_t n):
     """Execute what has been uploaded, if it is still there."""
     cdef Client c = r.client
     cdef Backend b = c.links.get(r.link) if c.links is not None else None
-    if b is not None and b.apart and not b.closed and b.target is p.owner and (<Private>b).filling and b.idle():
+    if b is not None and b.apart and not b.closed and b.target is p.owner and (<Relay>b).filling and b.idle():
         b.add(r, frame, n)
         return
     c.end_link(r.link)

@@ -1,0 +1,463 @@
+"""Large values whose primary is on another pod pass on passages: both routers on their own, without sockets."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from tests.unit.router_in_process import OUTPUT_PAUSE_BYTES, Transport, World, key_of
+
+from cachecluster_sidecar.router import core
+from cachecluster_sidecar.router.answers import Answers
+from cachecluster_sidecar.router.resp import encode_request
+
+pytestmark = pytest.mark.t0
+
+VALUE = random.Random(1).randbytes(18_000_000)
+LARGE = b"$%d\r\n%s\r\n" % (len(VALUE), VALUE)
+KEY = key_of(0).encode()
+GET = encode_request([b"GET", KEY])
+STRLEN = encode_request([b"STRLEN", KEY])
+WRITE = encode_request([b"SET", KEY, b"new"])
+SET = encode_request([b"SET", KEY, VALUE, b"EX", b"10"])
+RESUME = encode_request([b"CACHECLUSTER", b"RESUME", b"0"])
+
+
+class Entry:
+    """The router that clients ask: the primaries of both partitions are on pod 1."""
+
+    def __init__(self, pieces: bool = True) -> None:
+        self.world = World()
+        self.world.pieces = pieces
+        self.world.use_routes([], "uid-1", "uid-1")
+        self.first = self.world.client()
+        self.ask(self.first, STRLEN)
+        (self.peer,) = self.world.engines()
+        greeted = encode_request([b"CACHECLUSTER", b"PIECES"]) if pieces else b""
+        assert self.sent() == greeted + STRLEN
+        self.answer(self.peer, b"+OK\r\n:0\r\n" if pieces else b":0\r\n")
+        assert self.first.frames() == [b":0\r\n"]
+
+    def ask(self, client: Transport, data: bytes) -> None:
+        client.feed(data)
+        self.world.loop.turn()
+
+    def answer(self, connection: Transport, data: bytes) -> None:
+        connection.feed(data)
+        self.world.loop.turn()
+
+    def sent(self) -> bytes:
+        """To the peer, on the connection that clients share."""
+        data, self.peer.written = self.peer.written, b""
+        return data
+
+    def passage(self) -> Transport:
+        """The one that was made now, and what was sent on it."""
+        (made,) = self.world.engines()
+        assert type(made.protocol).__name__ == "Passage"
+        return made
+
+    def read_begun(self) -> Transport:
+        """The peer said that the reply is large; it was asked for on this passage."""
+        self.ask(self.first, GET)
+        assert self.sent() == GET
+        self.answer(self.peer, b"-CCLARGE 0\r\n")
+        passage = self.passage()
+        assert passage.written == GET
+        passage.written = b""
+        return passage
+
+    def write_begun(self, size: int = 1_400_000) -> Transport:
+        """So much of a large request came, and was passed on."""
+        self.ask(self.first, SET[:size])
+        passage = self.passage()
+        assert passage.written == SET[:size]
+        return passage
+
+
+def test_what_a_peer_says_is_large_comes_in_pieces_on_a_passage_and_the_next_time_at_once() -> None:
+    entry = Entry()
+    passage = entry.read_begun()
+    passage.feed(LARGE[:100_000])
+    assert entry.first.written == LARGE[:100_000]
+    other = entry.world.client()
+    entry.ask(other, STRLEN)
+    assert entry.sent() == RESUME + STRLEN
+    entry.answer(entry.peer, b"+OK\r\n:1\r\n")
+    assert other.written == b":1\r\n"
+    passage.feed(LARGE[100_000:])
+    assert entry.first.written == LARGE
+    entry.ask(entry.first, GET)
+    assert (passage.written, entry.sent()) == (GET, b"")
+    entry.answer(passage, b"$1\r\nx\r\n")
+    entry.ask(entry.first, GET)
+    assert entry.sent() == GET, "it is small by now"
+
+
+def test_what_the_peer_refused_behind_a_large_read_comes_again_in_its_order() -> None:
+    entry = Entry()
+    other = entry.world.client()
+    entry.first.feed(GET)
+    entry.ask(other, WRITE + STRLEN)
+    assert entry.sent() == GET + WRITE + STRLEN
+    entry.answer(entry.peer, b"-CCLARGE 0\r\n-CCGATE 0\r\n-CCGATE 0\r\n")
+    entry.world.loop.wait()
+    passage = entry.passage()
+    assert (passage.written, entry.sent()) == (GET, b""), "the first of them shows that the gate is open"
+    entry.answer(passage, LARGE[:300_000])
+    assert entry.sent() == RESUME + WRITE + STRLEN
+    entry.answer(entry.peer, b"+OK\r\n+OK\r\n:3\r\n")
+    assert other.written == b"+OK\r\n:3\r\n"
+
+
+def test_in_a_pipeline_a_large_read_is_asked_for_as_a_whole_and_the_order_stays() -> None:
+    entry = Entry()
+    entry.ask(entry.first, GET + WRITE)
+    assert entry.sent() == GET + WRITE
+    entry.answer(entry.peer, b"-CCLARGE 0\r\n-CCGATE 0\r\n")
+    entry.world.loop.wait()
+    assert entry.world.dialled == []
+    sent = entry.sent()
+    assert sent.startswith(RESUME) and sent.endswith(b"r\r\n$1\r\n0\r\n$%d\r\n%s\r\n" % (len(GET), GET))
+    entry.answer(entry.peer, b"+OK\r\n" + LARGE)
+    assert entry.sent() == WRITE
+    entry.answer(entry.peer, b"+OK\r\n")
+    assert entry.first.written == LARGE + b"+OK\r\n"
+
+
+def test_a_passage_that_cannot_be_made_is_done_without() -> None:
+    entry = Entry()
+    entry.ask(entry.first, GET)
+    entry.sent()
+    entry.answer(entry.peer, b"-CCLARGE 0\r\n")
+    (passage,) = entry.world.dialled
+    passage.failed("connection refused")
+    entry.world.loop.turn()
+    sent = entry.sent()
+    assert b"$2\r\nAT\r\n" in sent and GET in sent
+    entry.answer(entry.peer, b"+OK\r\n" + LARGE)
+    assert entry.first.written == LARGE
+
+
+def test_a_gate_that_is_shut_there_makes_a_large_read_wait() -> None:
+    entry = Entry()
+    passage = entry.read_begun()
+    entry.answer(passage, b"-CCGATE 0\r\n")
+    assert passage.ended and entry.first.written == b""
+    entry.world.loop.wait()
+    again = entry.passage()
+    assert again.written == GET
+    again.feed(LARGE)
+    assert entry.first.written == LARGE
+
+
+def test_a_passage_that_is_lost_before_the_first_piece_is_made_again() -> None:
+    entry = Entry()
+    entry.read_begun().protocol.connection_lost(None)
+    entry.world.loop.turn()
+    again = entry.passage()
+    assert again.written == GET
+    again.feed(LARGE)
+    assert entry.first.written == LARGE
+
+
+def test_a_passage_that_is_lost_in_the_midst_of_a_reply_disconnects_its_client() -> None:
+    entry = Entry()
+    passage = entry.read_begun()
+    passage.feed(LARGE[:300_000])
+    passage.protocol.connection_lost(None)
+    assert entry.first.ended and entry.first.written == LARGE[:300_000]
+
+
+def test_a_client_that_goes_ends_its_passage() -> None:
+    entry = Entry()
+    passage = entry.read_begun()
+    passage.feed(LARGE[:300_000])
+    entry.first.protocol.connection_lost(None)
+    assert passage.ended
+
+
+def test_a_move_waits_for_no_large_reply_that_has_begun() -> None:
+    entry = Entry()
+    passage = entry.read_begun()
+    passage.feed(LARGE[:300_000])
+    entry.world.use_routes([], "uid-2", "uid-1")
+    other = entry.world.client()
+    entry.ask(other, STRLEN)
+    new, *_ = entry.world.engines()
+    assert new.written.endswith(STRLEN)
+    passage.feed(LARGE[300_000:])
+    assert entry.first.written == LARGE and passage.ended
+
+
+def test_a_move_waits_until_it_is_known_whether_a_large_read_was_executed() -> None:
+    entry = Entry()
+    passage = entry.read_begun()
+    entry.world.use_routes([], "uid-2", "uid-1")
+    other = entry.world.client()
+    entry.ask(other, STRLEN)
+    assert all(not made.written for made in entry.world.engines())
+    entry.answer(passage, b"-CCGATE 0\r\n")
+    assert passage.ended
+    new, again = entry.world.engines()
+    assert {new.protocol.target.uid, again.protocol.target.uid} == {"uid-2"}
+    again.feed(LARGE)
+    assert entry.first.written == LARGE
+
+
+def test_a_peer_that_is_silent_on_a_passage_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = Entry()
+    passage = entry.read_begun()
+    entry.world.router.tick()
+    assert not passage.ended
+    monkeypatch.setitem(vars(core), "PEER_SILENCE_S", -1.0)
+    entry.world.use_routes([], "uid-2", "uid-1")
+    entry.world.router.tick()
+    assert passage.ended
+
+
+def test_a_client_that_reads_slowly_holds_back_its_passage_alone() -> None:
+    entry = Entry()
+    entry.first = entry.world.client(slow=True)
+    passage = entry.read_begun()
+    passage.feed(LARGE[: 2 * OUTPUT_PAUSE_BYTES])
+    assert passage.paused and not entry.peer.paused
+    taken, entry.first.written = entry.first.written, b""
+    entry.first.protocol.resume_writing()
+    assert not passage.paused
+    passage.feed(LARGE[2 * OUTPUT_PAUSE_BYTES :])
+    while passage.paused:
+        taken, entry.first.written = taken + entry.first.written, b""
+        entry.first.protocol.resume_writing()
+    assert taken + entry.first.written == LARGE
+
+
+def test_what_blocks_is_not_sent_on_a_passage_nor_what_is_large_where_that_was() -> None:
+    entry = Entry()
+    passage = entry.read_begun()
+    passage.feed(LARGE)
+    entry.first.frames()
+    entry.ask(entry.first, encode_request([b"BLPOP", KEY, b"0"]))
+    assert b"$2\r\nON\r\n" in entry.sent() and passage.ended
+    entry.answer(entry.peer, b"+OK\r\n-CCHELD 1\r\n>2\r\n:1\r\n*-1\r\n")
+    assert entry.first.frames() == [b"*-1\r\n"]
+    entry.ask(entry.first, GET)
+    assert b"$3\r\nOFF\r\n" in entry.sent()
+    assert entry.passage().written == GET
+
+
+def test_a_large_write_goes_to_the_peer_as_it_comes_and_is_executed_by_its_end() -> None:
+    entry = Entry()
+    passage = entry.write_begun()
+    entry.ask(entry.first, SET[1_400_000:-1])
+    assert passage.written == SET[:-2]
+    other = entry.world.client()
+    entry.ask(other, STRLEN)
+    assert entry.sent() == STRLEN
+    entry.answer(entry.peer, b":1\r\n")
+    assert other.written == b":1\r\n"
+    entry.ask(entry.first, SET[-1:] + STRLEN)
+    assert (passage.written, entry.sent()) == (SET, b"")
+    entry.answer(passage, b"+OK\r\n")
+    assert entry.sent() == STRLEN
+    entry.answer(entry.peer, b":18000000\r\n")
+    assert entry.first.written == b"+OK\r\n:18000000\r\n"
+
+
+def test_a_large_write_that_the_peer_refuses_is_to_be_sent_again() -> None:
+    entry = Entry()
+    passage = entry.write_begun()
+    entry.ask(entry.first, SET[1_400_000:])
+    entry.answer(passage, b"-CCGATE 0\r\n")
+    (refused,) = entry.first.frames()
+    assert refused.startswith(b"-TRYAGAIN ") and passage.ended
+
+
+@pytest.mark.parametrize(("sent", "told"), [(SET[1_400_000:-2], b"-TRYAGAIN "), (SET[1_400_000:], b"-INDETERMINATE ")])
+def test_a_passage_that_is_lost_executes_nothing_before_the_end_was_sent(sent: bytes, told: bytes) -> None:
+    entry = Entry()
+    passage = entry.write_begun()
+    entry.ask(entry.first, sent)
+    passage.protocol.connection_lost(None)
+    entry.ask(entry.first, SET[1_400_000 + len(sent) :])
+    (reply,) = entry.first.frames()
+    assert reply.startswith(told)
+
+
+def test_a_primary_that_moves_in_the_midst_of_a_large_write_executes_nothing() -> None:
+    entry = Entry()
+    passage = entry.write_begun()
+    entry.world.use_routes([], "uid-2", "uid-1")
+    assert passage.ended
+    entry.ask(entry.first, SET[1_400_000:])
+    (refused,) = entry.first.frames()
+    assert refused.startswith(b"-TRYAGAIN ") and passage.written == SET[:1_400_000]
+
+
+def test_a_peer_that_knows_no_pieces_is_asked_as_ever() -> None:
+    entry = Entry(pieces=False)
+    entry.ask(entry.first, SET)
+    assert entry.sent() == SET
+    entry.answer(entry.peer, b"+OK\r\n")
+    entry.ask(entry.first, GET)
+    entry.answer(entry.peer, LARGE)
+    entry.ask(entry.first, GET)
+    assert entry.sent() == GET + GET and entry.first.written == b"+OK\r\n" + LARGE
+
+
+class Owner:
+    """The router of the primary's pod, and a peer's shared connection to it."""
+
+    def __init__(self, *words: bytes, pieces: bool = True, **settings: object) -> None:
+        self.world = World(answer=Answers(lambda: b"token"))
+        self.world.change_settings(**settings)
+        self.peer = self.connected(*words)
+        if pieces:
+            self.ask(encode_request([b"CACHECLUSTER", b"PIECES"]))
+        self.ask(STRLEN)
+        (self.engine,) = self.world.engines()
+        self.ask(RESUME)
+        self.peer.frames()
+
+    def connected(self, *words: bytes) -> Transport:
+        peer = self.world.client(cluster=True)
+        peer.feed(encode_request([b"CACHECLUSTER", b"HELLO", b"3", b"token", b"uid-0", *words]))
+        assert peer.frames() == [b"+OK pieces\r\n"]
+        return peer
+
+    def ask(self, data: bytes) -> None:
+        self.peer.feed(data)
+        self.world.loop.turn()
+
+    def answer(self, connection: Transport, data: bytes) -> None:
+        connection.feed(data)
+        self.world.loop.turn()
+
+    def sent(self) -> bytes:
+        """To the engine, on the connection that clients share."""
+        data, self.engine.written = self.engine.written, b""
+        return data
+
+    def private(self) -> Transport:
+        """The private connection that was made now; the others are for the shared one and CLIENT UNBLOCK."""
+        (made,) = [it for it in self.world.engines() if type(it.protocol).__name__ == "Private"]
+        return made
+
+
+def test_a_peer_is_told_of_a_large_reply_and_what_it_sends_behind_is_refused_until_resume() -> None:
+    owner = Owner()
+    owner.ask(GET + STRLEN)
+    assert owner.sent() == GET + STRLEN
+    owner.answer(owner.engine, LARGE[:1_500_000])
+    assert owner.engine.ended, "nobody waits until it has come"
+    owner.ask(WRITE)
+    assert owner.peer.frames() == [b"-CCLARGE 0\r\n", b"-CCGATE 0\r\n", b"-CCGATE 0\r\n"]
+    owner.engine, *_ = owner.world.engines()
+    owner.ask(RESUME + WRITE)
+    assert owner.sent() == WRITE
+
+
+def test_reads_of_the_peer_behind_a_large_reply_that_is_read_away_are_refused_as_well() -> None:
+    owner = Owner()
+    value = b"$2000000\r\n%s\r\n" % VALUE[:2_000_000]
+    owner.ask(GET + GET + STRLEN)
+    owner.answer(owner.engine, value + value + b":2000000\r\n")
+    assert not owner.engine.ended
+    assert owner.peer.frames() == [b"-CCLARGE 0\r\n", b"-CCGATE 0\r\n", b"-CCGATE 0\r\n"]
+
+
+def test_a_large_reply_with_a_write_behind_it_is_kept_and_the_next_time_nothing_is_asked() -> None:
+    owner = Owner()
+    owner.ask(GET + WRITE)
+    owner.answer(owner.engine, LARGE + b"+OK\r\n")
+    assert owner.peer.frames() == [LARGE, b"+OK\r\n"]
+    owner.sent()
+    owner.ask(GET + WRITE)
+    assert owner.sent() == b""
+    assert owner.peer.frames() == [b"-CCLARGE 0\r\n", b"-CCGATE 0\r\n"]
+
+
+def test_a_peer_that_asks_for_the_whole_gets_it() -> None:
+    owner = Owner()
+    owner.ask(encode_request([b"CACHECLUSTER", b"AT", b"0", b"r", b"0", GET]))
+    owner.answer(owner.engine, LARGE)
+    assert owner.peer.frames() == [LARGE]
+
+
+def test_a_peer_that_knows_no_pieces_gets_the_whole() -> None:
+    owner = Owner(pieces=False)
+    for _ in range(2):
+        owner.ask(GET)
+        assert owner.sent() == GET
+        owner.answer(owner.engine, LARGE)
+        assert owner.peer.frames() == [LARGE]
+
+
+def test_on_a_passage_a_large_reply_comes_in_pieces_and_so_at_once_the_next_time() -> None:
+    owner = Owner(b"PASSAGE")
+    owner.ask(GET)
+    assert owner.sent() == GET
+    owner.answer(owner.engine, LARGE[:1_500_000])
+    private = owner.private()
+    assert private.written == GET
+    private.written = b""
+    private.feed(LARGE[:100_000])
+    assert owner.peer.written == LARGE[:100_000]
+    private.feed(LARGE[100_000:])
+    assert owner.peer.frames() == [LARGE]
+    owner.ask(GET)
+    assert private.written == GET
+
+
+def test_a_gate_that_shuts_refuses_what_is_asked_on_a_passage() -> None:
+    owner = Owner(b"PASSAGE")
+    owner.world.set_gate(0, generation=2, epoch=0)
+    owner.world.router.use_gate(0, 2)
+    owner.ask(GET)
+    assert owner.peer.frames() == [b"-CCGATE 0\r\n"]
+
+
+def test_a_large_request_on_a_passage_goes_to_the_engine_as_it_comes() -> None:
+    owner = Owner(b"PASSAGE")
+    owner.ask(SET[:1_400_000])
+    private = owner.private()
+    owner.ask(SET[1_400_000:])
+    assert private.written == SET
+    private.feed(b"+OK\r\n")
+    assert owner.peer.frames() == [b"+OK\r\n"]
+
+
+def test_a_gate_that_shuts_in_the_midst_of_a_large_request_on_a_passage_executes_nothing() -> None:
+    owner = Owner(b"PASSAGE")
+    owner.ask(SET[:1_400_000])
+    private = owner.private()
+    owner.world.set_gate(0, generation=2, epoch=0)
+    owner.world.router.use_gate(0, 2)
+    assert private.ended and (0, 2) in owner.world.confirmed
+    owner.ask(SET[1_400_000:])
+    (refused,) = owner.peer.frames()
+    assert refused.startswith(b"-TRYAGAIN ") and private.written == SET[:1_400_000]
+
+
+def test_a_large_request_that_comes_on_a_passage_to_a_shut_gate_is_dropped_and_refused() -> None:
+    owner = Owner(b"PASSAGE")
+    owner.world.set_gate(0, generation=2, epoch=0)
+    owner.world.router.use_gate(0, 2)
+    owner.ask(SET[:1_400_000])
+    owner.world.set_gate(0, generation=3, epoch=2)
+    owner.world.router.use_gate(0, 3)
+    owner.ask(SET[1_400_000:])
+    (refused,) = owner.peer.frames()
+    assert refused.startswith(b"-TRYAGAIN ") and owner.sent() == b""
+    owner.ask(STRLEN)
+    assert owner.sent() == STRLEN, "the connection goes on"
+
+
+def test_with_sync_the_reply_to_a_large_request_waits_for_the_copies_in_its_turn() -> None:
+    owner = Owner(b"PASSAGE", sync=True, ackTimeoutMs=3000)
+    owner.world.router.use_gate(0, 1, required=["uid-0.run", "uid-1.run"])
+    owner.ask(SET[:1_400_000])
+    private = owner.private()
+    owner.ask(SET[1_400_000:])
+    private.feed(b"+OK\r\n")
+    assert owner.peer.frames() == [], "not even a ticket"
