@@ -85,6 +85,8 @@ COMMANDS: list[Callable[[str, str], bytes]] = [
     lambda a, b: request("WATCH", a) + request("MULTI") + request("ZSCAN", a, "5") + request("EXEC"),
     lambda a, b: request("CLUSTER", "COUNTKEYSINSLOT", str(slot_of_key(a.encode()))),
     lambda a, b: request("CLUSTER", "GETKEYSINSLOT", str(slot_of_key(a.encode())), "1"),
+    lambda a, b: request("CACHECLUSTER", "PIECES"),
+    lambda a, b: request("CACHECLUSTER", "HELLO", "3", TOKEN, "uid-0", "PASSAGE"),
 ]
 
 

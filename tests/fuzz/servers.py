@@ -10,12 +10,14 @@ from zlib import crc32
 from tests.unit.router_in_process import PARTITIONS, Transport, key_of
 
 from cachecluster_core.slots import partition_of_key
+from cachecluster_sidecar.router.core import Passage
 from cachecluster_sidecar.router.resp import split_requests
 
 KEYS = [key_of(0), key_of(1), key_of(0) + "{", "{" + key_of(1) + "}x"]
 MEMBERS = (b"hscan", b"sscan", b"zscan")
 SCANNED = 1 << 30
 """The cursor with which an engine of ours goes on after the first step."""
+LARGE = b"$1100000\r\n" + bytes(1_100_000) + b"\r\n"
 COUNTED = (b"del", b"unlink", b"exists", b"touch")
 
 
@@ -75,7 +77,9 @@ class Server:
         self._tickets: deque[tuple[int, bytes]] = deque()
         self._last_ticket = 0
         backend.greet(b"")
-        self.transport.feed(b"*2\r\n$2\r\nid\r\n:7\r\n")
+        self._is_peer = backend.target.uid is not None
+        self._refusals = 0
+        self.transport.feed(b"+OK pieces\r\n" if self._is_peer else b"*2\r\n$2\r\nid\r\n:7\r\n")
 
     def look(self) -> None:
         """Take what came."""
@@ -96,7 +100,8 @@ class Server:
         self.speak(b">2\r\n:%d\r\n" % ticket + reply)
 
     def refuse(self) -> None:
-        """A peer's gate is not open, or what waited did so in vain. From an engine the first is a script's error."""
+        """A peer's gate is not open, what it would tell is large, or what waited did so in vain. From an engine the first
+        is a script's error, and what is large comes."""
         if not self.pending:
             if self._tickets:
                 self._tell((b"-CCAGAIN\r\n", b"-CCGONE\r\n")[self._tickets[0][0] % 2])
@@ -107,7 +112,13 @@ class Server:
             self.speak(b"-UNBLOCKED by a change of role\r\n")
         elif words[0] not in (b"CACHECLUSTER", b"CLIENT", b"MULTI", b"EXEC"):
             self.pending.popleft()
-            self.speak(b"-CCGATE %d\r\n" % partition_of_key(words[1] if len(words) > 1 else b"", PARTITIONS))
+            self._refusals += 1
+            large = words[0] == b"GET" and self._refusals % 2 and not isinstance(self.backend, Passage)
+            if large and not self._is_peer:
+                self.speak(LARGE)
+                return
+            partition = partition_of_key(words[1] if len(words) > 1 else b"", PARTITIONS)
+            self.speak((b"-CCLARGE %d\r\n" if large else b"-CCGATE %d\r\n") % partition)
 
     def _answer(self, words: list[bytes]) -> bytes:
         queue = self._queue
