@@ -231,7 +231,8 @@ class FakeAgent:
         self.write_gate(partition)
 
     async def confirmed(self, partition: int, generation: int) -> None:
-        await until(lambda: (partition, generation) in self.confirms)
+        """By every router that is connected."""
+        await until(lambda: self.confirms.count((partition, generation)) >= max(1, len(self._writers)))
 
 
 @dataclass
@@ -398,7 +399,7 @@ class Cluster:
             number += 1
         return found
 
-    async def start(self, routers: bool = True) -> None:
+    async def start(self, workers: int) -> None:
         for partition in range(self.partitions):
             pod = self.pod_of(partition)
             await pod.start_copy(partition)
@@ -406,10 +407,11 @@ class Cluster:
         self.publish()
         for pod in self.pods:
             await pod.agent.start()
-            if routers:
-                pod.start_router()
-        if routers:
-            for pod in self.pods:
+            for worker in range(workers):
+                pod.start_router(worker, workers)
+        for pod in self.pods:
+            await until(lambda pod=pod: pod.agent.registered == workers)  # type: ignore[misc]
+            if workers:
                 await pod.listening()
 
     async def stop(self) -> None:
@@ -431,7 +433,7 @@ async def running_cluster(
     engine: str = "valkey",
     pods: int = 2,
     partitions: int = 4,
-    routers: bool = True,
+    workers: int = 1,
     users_file: Path | None = None,
     **settings: Any,
 ) -> AsyncIterator[Cluster]:
@@ -440,7 +442,7 @@ async def running_cluster(
     for pod in cluster.pods:
         pod.users_file = users_file
     try:
-        await cluster.start(routers)
+        await cluster.start(workers)
         yield cluster
     finally:
         await cluster.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 from tests.unit.router_in_process import OUTPUT_PAUSE_BYTES, Transport, World, key_of
@@ -103,11 +104,34 @@ def test_what_the_peer_refused_behind_a_large_read_comes_again_in_its_order() ->
     entry.answer(entry.peer, b"-CCLARGE 0\r\n-CCGATE 0\r\n-CCGATE 0\r\n")
     entry.world.loop.wait()
     passage = entry.passage()
-    assert (passage.written, entry.sent()) == (GET, b""), "the first of them shows that the gate is open"
+    assert (passage.written, entry.sent()) == (GET, RESUME + WRITE), "the first of them shows that the gate is open"
+    entry.answer(entry.peer, b"+OK\r\n+OK\r\n")
     entry.answer(passage, LARGE[:300_000])
-    assert entry.sent() == RESUME + WRITE + STRLEN
-    entry.answer(entry.peer, b"+OK\r\n+OK\r\n:3\r\n")
+    assert entry.sent() == STRLEN
+    entry.answer(entry.peer, b":3\r\n")
     assert other.written == b"+OK\r\n:3\r\n"
+
+
+@pytest.mark.parametrize("told_first", [False, True])
+def test_what_is_refused_behind_the_large_read_of_a_client_that_goes_stays_before_what_comes_later(
+    told_first: bool,
+) -> None:
+    entry = Entry()
+    other = entry.world.client()
+    entry.first.feed(GET)
+    entry.ask(other, encode_request([b"SET", KEY, b"1"]))
+    entry.sent()
+    if told_first:
+        entry.answer(entry.peer, b"-CCLARGE 0\r\n")
+    entry.first.protocol.connection_lost(None)
+    if not told_first:
+        entry.answer(entry.peer, b"-CCLARGE 0\r\n")
+    entry.world.router.tick()
+    entry.ask(other, encode_request([b"SET", KEY, b"2"]))
+    assert entry.sent() == b""
+    entry.answer(entry.peer, b"-CCGATE 0\r\n")
+    entry.world.loop.wait()
+    assert entry.sent() == RESUME + encode_request([b"SET", KEY, b"1"])
 
 
 def test_in_a_pipeline_a_large_read_is_asked_for_as_a_whole_and_the_order_stays() -> None:
@@ -123,6 +147,10 @@ def test_in_a_pipeline_a_large_read_is_asked_for_as_a_whole_and_the_order_stays(
     assert entry.sent() == WRITE
     entry.answer(entry.peer, b"+OK\r\n")
     assert entry.first.written == LARGE + b"+OK\r\n"
+    entry.ask(entry.first, GET + WRITE)
+    assert (entry.passage().written, entry.sent()) == (GET, b""), (
+        "the next time it is known, and what is behind it waits"
+    )
 
 
 def test_a_passage_that_cannot_be_made_is_done_without() -> None:
@@ -246,6 +274,21 @@ def test_what_blocks_is_not_sent_on_a_passage_nor_what_is_large_where_that_was()
     assert entry.passage().written == GET
 
 
+def test_what_waits_for_a_gate_while_its_client_has_a_passage_can_be_ended() -> None:
+    entry = Entry()
+    passage = entry.read_begun()
+    passage.feed(LARGE)
+    entry.first.frames()
+    entry.world.use_routes([], "uid-1", "uid-1", announced=["uid-1", "uid-1"])
+    entry.ask(entry.world.client(), STRLEN)
+    entry.answer(entry.peer, b"+OK\r\n-CCGATE 0\r\n")
+    entry.ask(entry.first, encode_request([b"BLPOP", KEY, b"0"]))
+    assert entry.first.protocol.unblock_with(b"ERROR") is False
+    assert entry.first.protocol.unblock_with(b"TIMEOUT") is True
+    entry.world.router.tick()
+    assert entry.first.frames() == [b"*-1\r\n"]
+
+
 def test_a_large_write_goes_to_the_peer_as_it_comes_and_is_executed_by_its_end() -> None:
     entry = Entry()
     passage = entry.write_begun()
@@ -294,6 +337,44 @@ def test_a_primary_that_moves_in_the_midst_of_a_large_write_executes_nothing() -
     assert refused.startswith(b"-TRYAGAIN ") and passage.written == SET[:1_400_000]
 
 
+def test_gates_of_a_replica_here_are_nothing_to_a_large_write_that_goes_to_its_primary() -> None:
+    entry = Entry()
+    entry.world.use_routes([0], "uid-1", "uid-1")
+    passage = entry.write_begun()
+    entry.world.set_gate(0, generation=2, epoch=0)
+    entry.world.router.use_gate(0, 2)
+    entry.world.use_routes([], "uid-1", "uid-1")
+    assert not passage.ended
+    entry.ask(entry.first, SET[1_400_000:])
+    assert passage.written == SET
+
+
+def test_a_script_that_says_the_word_of_a_peer_is_not_executed_again() -> None:
+    entry = Entry(pieces=False)
+    entry.ask(entry.first, encode_request([b"EVAL", b"return redis.error_reply('CCLARGE 0')", b"1", KEY]))
+    entry.sent()
+    entry.answer(entry.peer, b"-CCLARGE 0\r\n")
+    assert entry.first.frames() == [b"-CCLARGE 0\r\n"] and entry.sent() == b""
+
+
+def test_a_peer_that_comes_back_without_knowing_pieces_is_asked_as_ever() -> None:
+    entry = Entry()
+    entry.world.pieces = False
+    entry.peer.protocol.connection_lost(None)
+    entry.world.loop.wait()
+    entry.ask(entry.first, STRLEN)
+    for _ in range(100):
+        entry.world.router.tick()
+        if entry.world.dialled:
+            break
+        time.sleep(0.001)
+    (entry.peer,) = entry.world.engines()
+    entry.answer(entry.peer, b":0\r\n")
+    entry.sent()
+    entry.ask(entry.first, SET)
+    assert entry.sent() == SET
+
+
 def test_a_peer_that_knows_no_pieces_is_asked_as_ever() -> None:
     entry = Entry(pieces=False)
     entry.ask(entry.first, SET)
@@ -308,12 +389,14 @@ def test_a_peer_that_knows_no_pieces_is_asked_as_ever() -> None:
 class Owner:
     """The router of the primary's pod, and a peer's shared connection to it."""
 
-    def __init__(self, *words: bytes, pieces: bool = True, **settings: object) -> None:
+    def __init__(self, *words: bytes, pieces: bool = True, cold: bool = False, **settings: object) -> None:
         self.world = World(answer=Answers(lambda: b"token"))
         self.world.change_settings(**settings)
         self.peer = self.connected(*words)
-        if pieces:
+        if pieces and not words:
             self.ask(encode_request([b"CACHECLUSTER", b"PIECES"]))
+        if cold:
+            return
         self.ask(STRLEN)
         (self.engine,) = self.world.engines()
         self.ask(RESUME)
@@ -395,18 +478,19 @@ def test_a_peer_that_knows_no_pieces_gets_the_whole() -> None:
 
 def test_on_a_passage_a_large_reply_comes_in_pieces_and_so_at_once_the_next_time() -> None:
     owner = Owner(b"PASSAGE")
+    value = b"$2000000\r\n%s\r\n" % VALUE[:2_000_000]
     owner.ask(GET)
     assert owner.sent() == GET
-    owner.answer(owner.engine, LARGE[:1_500_000])
+    owner.answer(owner.engine, value)
     private = owner.private()
     assert private.written == GET
     private.written = b""
-    private.feed(LARGE[:100_000])
-    assert owner.peer.written == LARGE[:100_000]
-    private.feed(LARGE[100_000:])
-    assert owner.peer.frames() == [LARGE]
+    private.feed(value[:100_000])
+    assert owner.peer.written == value[:100_000]
+    private.feed(value[100_000:])
+    assert owner.peer.frames() == [value]
     owner.ask(GET)
-    assert private.written == GET
+    assert (private.written, owner.sent()) == (GET, b"")
 
 
 def test_a_gate_that_shuts_refuses_what_is_asked_on_a_passage() -> None:
@@ -425,6 +509,40 @@ def test_a_large_request_on_a_passage_goes_to_the_engine_as_it_comes() -> None:
     assert private.written == SET
     private.feed(b"+OK\r\n")
     assert owner.peer.frames() == [b"+OK\r\n"]
+
+
+def test_a_large_request_on_a_passage_does_not_wait_for_the_connection_that_others_share() -> None:
+    owner = Owner(b"PASSAGE", cold=True)
+    owner.ask(SET[:1_400_000])
+    private = owner.private()
+    owner.ask(SET[1_400_000:])
+    assert private.written == SET
+
+
+def test_a_read_on_a_passage_does_not_wait_for_an_engine_but_is_refused() -> None:
+    owner = Owner(b"PASSAGE")
+    owner.ask(GET)
+    owner.answer(owner.engine, LARGE[:1_500_000])
+    assert owner.engine.ended and owner.peer.frames() == [b"-CCGATE 0\r\n"]
+    assert owner.world.router.metrics()["parked"] == 0
+
+
+def test_passages_leave_room_for_the_connections_that_routers_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = Owner()
+    monkeypatch.setitem(vars(core), "PEER_CONNECTIONS", 2)
+    peer = owner.world.client(cluster=True)
+    peer.feed(encode_request([b"CACHECLUSTER", b"HELLO", b"3", b"token", b"uid-0", b"PASSAGE"]))
+    assert peer.frames() == [b"-ERR too many connections of peers\r\n"] and peer.ended
+
+
+def test_a_large_request_on_a_passage_that_too_few_copies_would_have_is_told_so() -> None:
+    owner = Owner(b"PASSAGE", sync=True, minInSync=2)
+    owner.world.router.use_gate(0, 1, required=["uid-0.run"])
+    owner.ask(SET[:1_400_000])
+    owner.private()
+    owner.ask(SET[1_400_000:])
+    (refused,) = owner.peer.frames()
+    assert refused.startswith(b"-NOREPLICAS ")
 
 
 def test_a_gate_that_shuts_in_the_midst_of_a_large_request_on_a_passage_executes_nothing() -> None:

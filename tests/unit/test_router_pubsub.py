@@ -132,9 +132,10 @@ async def test_a_client_is_told_what_an_engine_would_tell_it(tmp_path: Path, eng
                 assert await ours.frames(replies) == await theirs.frames(replies), command
 
 
-async def test_no_message_is_lost_or_doubled_while_partitions_move(tmp_path: Path) -> None:
-    async with running_cluster(tmp_path, pods=3) as cluster, asyncio.timeout(60):
-        ports = [pod.front for pod in cluster.pods]
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_no_message_is_lost_or_doubled_while_partitions_move(tmp_path: Path, workers: int) -> None:
+    async with running_cluster(tmp_path, pods=3, workers=workers) as cluster, asyncio.timeout(60):
+        ports = [pod.front for pod in cluster.pods for _ in range(workers)]
         channels = [cluster.keys(partition)[0] for partition in range(cluster.partitions)]
         done = asyncio.Event()
 

@@ -22,7 +22,7 @@ WORKERS = 3
 
 @contextlib.asynccontextmanager
 async def pod_of_workers(root: Path) -> AsyncIterator[Pod]:
-    async with running_cluster(root, pods=1, partitions=1, routers=False) as cluster:
+    async with running_cluster(root, pods=1, partitions=1, workers=0) as cluster:
         (pod,) = cluster.pods
         for worker in range(WORKERS):
             pod.start_router(worker, WORKERS)

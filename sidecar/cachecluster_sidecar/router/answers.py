@@ -79,6 +79,9 @@ class Answers:
             case [b"HELLO", proto, token, uid]:
                 return self._greet_peer(client, proto, token, uid)
             case [b"HELLO", proto, token, uid, b"PASSAGE"]:
+                if not client.router.admits_passage(client):
+                    client.close_when_done()
+                    return error("ERR too many connections of peers")
                 reply = self._greet_peer(client, proto, token, uid)
                 client.passage = client.peer
                 return reply

@@ -261,13 +261,7 @@ cdef class Backend:
         """This one was certainly not executed."""
         if r.client.closed:
             return
-        if r.ticket:
-            r.client.tell(r, NOT_EXECUTED)
-        elif r.client.peer:
-            r.client.gate(r.partition)
-            self.router.fail(r, b"-CCGATE %d\r\n" % r.partition)
-        else:
-            (<Partition>self.router.lines[r.partition]).send_again(r)
+        (<Partition>self.router.lines[r.partition]).send_again(r)
 
     cdef void went(self, Partition p):
         """A command of the partition is in flight here."""
@@ -444,7 +438,7 @@ cdef class Backend:
     cdef bint take_word(self, Request r, Partition p, const char* frame, Py_ssize_t n):
         """An error that is a word between routers: a peer's refusal, or its word that the reply will come later."""
         cdef bint refusal = memcmp(frame, b"-CCGATE ", 8) == 0
-        cdef bint large = memcmp(frame, b"-CCLARGE ", 9) == 0
+        cdef bint large = memcmp(frame, b"-CCLARGE ", 9) == 0 and (self.target.partition >= 0 or self.target.pieces)
         if r.link and self.target.partition < 0 and take_link_word(r, self.target, frame, n):
             return True
         if not refusal and not large and memcmp(frame, b"-CCHELD ", 8) != 0:
@@ -510,11 +504,15 @@ cdef class Backend:
         if self.refused is None:
             self.refused = set()
         self.refused.add(r.partition)
+        if p.inflight > 0:
+            p.probing = True  # what is refused behind it goes before what comes now
         if r.client.closed:
             return
         if may_ask_apart(r):
             prefer_apart(r)
         else:
+            if is_plain_read(r):
+                remember_large(self.router, number_of(r), r.slot)
             keep_whole(r)
         p.send_again(r)
 
@@ -533,8 +531,8 @@ cdef class Backend:
     cdef void greeted(self, bytes reply):
         """It is ready."""
         self.target.backoff = 0
-        if reply == KNOWS_PIECES and not self.target.reads:
-            self.target.pieces = True
+        self.target.pieces = reply == KNOWS_PIECES and not self.target.reads
+        if self.target.pieces:
             self.say([b"CACHECLUSTER", b"PIECES"])
         self.router.target_ready(self.target)
 

@@ -132,7 +132,7 @@ cdef class Client:
         b = self.links.get(r.link) if self.links is not None else None
         if how == b"TIMEOUT":
             r.until = seconds()
-        if b is None:
+        if b is None or isinstance(b, Passage):
             return how == b"TIMEOUT"
         if b.apart:
             (<Private>b).unblock(how, True)

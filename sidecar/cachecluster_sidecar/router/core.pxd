@@ -373,6 +373,7 @@ cdef class Partition:
     cdef void release(self)
     cdef void expire(self, double now)
     cdef void unpark(self, Request r)
+    cdef void refuse_peer(self, Request r)
     cdef void send_again(self, Request r)
     cdef bint refuses(self, Request r)
     cdef void take_over(self, uint64_t generation, bint patient, list required)

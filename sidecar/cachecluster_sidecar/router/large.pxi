@@ -189,7 +189,7 @@ cdef bint may_tell_peer(Backend b, Request r):
     """May a peer be told to ask again for what this command reads? Not if a write of the same peer stands behind it, for
     the order would be lost; then the next time it is told before the engine is asked."""
     cdef Request other
-    if not r.client.pieces or r.unwanted or not is_plain_read(r):
+    if not (r.client.pieces and is_shared_peer(r.client)) or not is_plain_read(r):
         return False
     remember_large(r.client.router, number_of(r), r.slot)
     for other in of_client(r.client, b):
@@ -309,7 +309,7 @@ cdef bint is_large(Client c, Command* command, int slot, const char* frame):
     cdef Arg key = c.scan.head[1]
     if c.scan.argc != 2 or command.write or c.queue is not None or c.muted or not p.passes_pieces():
         return False
-    if c.peer and not (p.mine and c.pieces):
+    if c.peer and not (p.mine and (c.pieces or c.passage)):
         return False
     return large_number(command, PyBytes_FromStringAndSize(frame + key.at, key.len)) in c.router.large
 

@@ -151,6 +151,9 @@ cdef class Partition:
             else:
                 b.add(r, frame, n)
             return
+        if r.client.peer:
+            self.refuse_peer(r)
+            return
         if self.router.parked_bytes + self.router.queued_bytes + n > self.router.max_parked_bytes:
             self.router.counters.tryagain += 1
             self.router.fail(r, full_error(self.index, self.router.max_parked_bytes))
@@ -243,7 +246,8 @@ cdef class Partition:
         """The engine may soon be no primary: what waits there goes elsewhere, and what is watched is lost sight of."""
         cdef Relay b
         for b in list(self.privates):
-            b.end(patient)
+            if b.target.partition >= 0 or b.target is not self.owner:
+                b.end(patient)
 
     cdef void look_at_privates(self, double now):
         """Close those that are idle, and go on to end what is to be ended."""
@@ -268,8 +272,19 @@ cdef class Partition:
         self.router.parked -= 1
         self.router.parked_bytes -= r.len
 
+    cdef void refuse_peer(self, Request r):
+        """A peer's command never waits here."""
+        if r.ticket:
+            r.client.tell(r, NOT_EXECUTED)
+            return
+        r.client.gate(self.index)
+        self.router.fail(r, b"-CCGATE %d\r\n" % self.index)
+
     cdef void send_again(self, Request r):
         """Park a command that was sent, or was about to be, in front of those that came later."""
+        if r.client.peer:
+            self.refuse_peer(r)
+            return
         if r.chunk is not None and PyBytes_GET_SIZE(r.chunk) > 2 * r.len + 4096:
             r.chunk = r.frame()
             r.at = 0
@@ -430,7 +445,7 @@ cdef class Partition:
                 self.send_alone(b, r, PyBytes_AS_STRING(r.chunk) + r.at, r.len)
             else:
                 b.add(r, PyBytes_AS_STRING(r.chunk) + r.at, r.len)
-            if self.probing:
+            if self.probing and not (r.link and r.large and not self.mine):
                 return
 
     cdef void expire(self, double now):

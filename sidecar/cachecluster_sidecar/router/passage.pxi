@@ -58,7 +58,7 @@ cdef class Passage(Relay):
             self.lose("it is needed no more")
 
     cdef bint look_after(self, double now):
-        cdef double silence = self.router.silence + self.router.ack_timeout
+        cdef double silence = self.router.silence + (0 if self.router.given_up else self.router.ack_timeout)
         if self.leads_to.owner is not self.target:
             silence = min(silence, PEER_SILENCE_S)
         if not self.is_ready:

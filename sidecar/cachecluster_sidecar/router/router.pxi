@@ -235,6 +235,10 @@ cdef class Router:
         self.loop.call_later(CONNECT_TIMEOUT_S, client.show_or_go)
         return True
 
+    def admits_passage(self, Client client):
+        """May this connection be a passage? There must be room for the connections that other routers share."""
+        return not client.over_limit and self.peer_count < PEER_CONNECTIONS // 2
+
     def register(self, Client client):
         self.last_id += 1
         self.counters.connections += 1
@@ -713,8 +717,7 @@ cdef class Router:
         for p in self.lines:
             if p.engine is not None:
                 p.engine.flush_all()
-            if p.mine:
-                p.end_privates(False)
+            p.end_privates(False)
         self.settle_touched()
 
     def engines_idle(self):

@@ -59,11 +59,11 @@ cdef bint begins_upload(Client c, const char* frame):
 
 cdef bint takes_upload(Client c, Partition p):
     """Can it go where the primary is now?"""
-    if p.parks() or p.owner.ready(c.proto) is None or not p.passes_pieces():
+    if p.parks() or (p.owner.ready(c.proto) is None and not c.passage) or not p.passes_pieces():
         return False
     if not p.mine:
         return not c.cluster
-    return p.may_serve() and not (c.router.sync and p.commit.has_too_few())
+    return p.may_serve() and (c.passage or not (c.router.sync and p.commit.has_too_few()))
 
 
 cdef bint is_special(Client c):
@@ -153,8 +153,10 @@ cdef void end_upload(Client c, bint protocol_error):
 
 
 cdef void look_at_upload(Client c, double now):
-    """Disconnect a client of whose request nothing has come for too long: the engine has reserved room for all of it."""
-    if now - c.upload.came_at > UNREAD_S and not c.upload.link.write_paused:
+    """Disconnect a client of whose request nothing has come for too long: the engine has reserved room for all of it. An
+    engine may take its time to go on, for as long as it is the primary; a peer is not told from one that is gone."""
+    cdef Relay link = c.upload.link
+    if now - c.upload.came_at > UNREAD_S and (link.target.partition < 0 or not link.write_paused):
         log.warning("client %d sends nothing more of a large request: disconnected", c.id)
         c.cut(&c.router.counters.idlers)
 
@@ -171,7 +173,7 @@ cdef void execute_upload(Client c, Upload upload):
         router.counters.denied += 1
         c.refuse(NO_LONGER_GRANTED)
         return
-    if upload.link is None or upload.link.closed or upload.link.ending or (c.peer and (not p.mine or peer_must_wait(c, p))):
+    if upload.link is None or upload.link.closed or upload.link.ending or (c.peer and not p.mine):
         c.end_link(2 * c.id + 1)
         router.counters.tryagain += 1
         c.refuse(UPLOAD_LOST)
