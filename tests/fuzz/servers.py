@@ -100,8 +100,8 @@ class Server:
         self.speak(b">2\r\n:%d\r\n" % ticket + reply)
 
     def refuse(self) -> None:
-        """A peer's gate is not open, what it would tell is large, or what waited did so in vain. From an engine the first
-        is a script's error, and what is large comes."""
+        """A peer's gate is not open, what it would tell is large, or what waited did so in vain. From an engine the
+        first is a script's error, and what is large comes."""
         if not self.pending:
             if self._tickets:
                 self._tell((b"-CCAGAIN\r\n", b"-CCGONE\r\n")[self._tickets[0][0] % 2])
