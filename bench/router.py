@@ -7,6 +7,9 @@ proxy processes, so of the routers of all three nodes and of both hops of a key 
 not installed is left out, and the result says so. Without flags everything is measured, which takes an hour or
 more; --quick takes about four minutes. Flags that pick may be repeated. What was not measured anew keeps its figures of
 an earlier run in the result, so that the whole can be measured in pieces.
+
+--metrics measures something else: our router beside the same one built without its metrics; its figures have a place of
+their own in the result. The difference is less than what rounds differ by, so it takes many of them (--rounds).
 """
 
 from __future__ import annotations
@@ -27,7 +30,19 @@ from typing import Any
 from bench import router_peers, router_table
 from bench.router_load import Load, LoadFailed, fill
 from bench.router_parts import MEMORY_CLIENTS, closed, memory, open_load, say
-from bench.router_subjects import ABOUT, ANY, CLUSTER, DIRECT, ENVOY, NAMES, TWEMPROXY, Subject, Subjects, end_on_signal
+from bench.router_subjects import (
+    ABOUT,
+    ANY,
+    CLUSTER,
+    DIRECT,
+    ENVOY,
+    METRICS,
+    NAMES,
+    TWEMPROXY,
+    Subject,
+    Subjects,
+    end_on_signal,
+)
 
 from cachecluster_core.usage import UsageParser
 
@@ -45,6 +60,8 @@ QUICK: dict[str, tuple[Any, ...]] = {
     "clients": (50,),
     "subject": (ANY, CLUSTER, TWEMPROXY, ENVOY, DIRECT),
 }
+COST = QUICK | {"subject": METRICS, "command": ("set", "get")}
+"""What --metrics picks."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,14 +72,17 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add(
+    preset = parser.add_mutually_exclusive_group()
+    preset.add_argument(
         "--quick",
         action="store_true",
         help="64 B, 50 clients, valkey, 4 partitions, closed load, unless other flags say so",
     )
+    preset.add_argument("--metrics", action="store_true", help="the same, SET and GET, with metrics and without")
     add("--engine", choices=ENGINES, action="append", help="default: both")
     add("--part", choices=PARTS, action="append", help="default: all")
-    add("--subject", choices=NAMES, action="append", help="default: all")
+    subjects = tuple(dict.fromkeys(NAMES + METRICS))
+    add("--subject", choices=subjects, action="append", help="default: all but those without metrics")
     add("--command", choices=COMMANDS, action="append", help="of the closed part (default: all)")
     add("--size", type=_positive, action="append", help="bytes of a value, of the closed part (default: 64 and 1024)")
     add("--pipeline", type=_positive, action="append", help="requests in one write (default: 1 and 16)")
@@ -93,7 +113,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error("argument --clients: at least 3, one for each node")
     picks: dict[str, tuple[Any, ...]] = {"engine": ENGINES, "part": PARTS, "subject": NAMES, "command": COMMANDS}
     picks |= {"size": SIZES, "pipeline": PIPELINES, "clients": CLIENTS}
-    for name, default in (picks | (QUICK if flags.quick else {})).items():
+    picks |= QUICK if flags.quick else COST if flags.metrics else {}
+    for name, default in picks.items():
         setattr(flags, name, tuple(dict.fromkeys(getattr(flags, name) or default)))
     return flags
 
@@ -151,7 +172,7 @@ def run_closed(flags: argparse.Namespace, subjects: list[Subject], result: Resul
             load = Load(command, size, pipeline, clients)
             say(f"{engine}: {load.name}")
             figures = closed(subjects, load, flags.rounds, flags.seconds)
-            result.put(figures, "closed", engine, load.name)
+            result.put(figures, "metrics" if flags.metrics else "closed", engine, load.name)
             router_table.write_closed(f"{engine}, {load.name}", figures)
 
 

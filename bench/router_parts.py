@@ -6,6 +6,7 @@ falls on all of them. Figures are medians of the rounds; ratios are medians of t
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 import time
@@ -14,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from bench.router_load import Load, LoadFailed, NothingAnswered, Turn, measure
-from bench.router_subjects import DIRECT, ENVOY, TWEMPROXY, Subject, memory_kib
+from bench.router_subjects import DIRECT, ENVOY, TWEMPROXY, UNCOUNTED, Subject, memory_kib
 
 WARM_UP_S = 0.2
 P99_LIMIT_US = 2000.0
@@ -42,9 +43,9 @@ def in_turns(subjects: Sequence[Subject], rounds: int) -> Iterator[tuple[int, Su
             yield number, subjects[(place + number) % len(subjects)]
 
 
-def median(values: Iterable[float]) -> float:
-    """The middle one, to two digits behind the point."""
-    return round(statistics.median(values), 2)
+def median(values: Iterable[float], digits: int = 2) -> float:
+    """The middle one, to so many digits behind the point."""
+    return round(statistics.median(values), digits)
 
 
 def turn_of(subject: Subject, load: Load, seconds: float) -> Turn:
@@ -61,7 +62,7 @@ def closed(subjects: Sequence[Subject], load: Load, rounds: int, seconds: float)
     turns: dict[str, list[Turn]] = {subject.name: [] for subject in subjects}
     for _, subject in in_turns(subjects, rounds):
         turns[subject.name].append(turn_of(subject, load, seconds))
-    return {name: _figures(seen) | _ratios(seen, turns) for name, seen in turns.items()}
+    return {name: _figures(seen) | _ratios(name, turns) for name, seen in turns.items()}
 
 
 def _figures(turns: list[Turn]) -> dict[str, Any]:
@@ -79,13 +80,24 @@ def _figures(turns: list[Turn]) -> dict[str, Any]:
     return figures
 
 
-def _ratios(turns: list[Turn], all_turns: dict[str, list[Turn]]) -> dict[str, float]:
-    """CPU per request over that of each peer in the same round."""
-    return {
-        f"cpu / {peer}": median(own.cpu / other.cpu for own, other in zip(turns, all_turns[peer], strict=True))
-        for peer in (TWEMPROXY, ENVOY, DIRECT)
-        if peer in all_turns
-    }
+def _ratios(name: str, turns: dict[str, list[Turn]]) -> dict[str, Any]:
+    """CPU per request over that of each peer in the same round, and over that of the same router without metrics."""
+    peers = {"twemproxy": TWEMPROXY, "envoy": ENVOY, "direct": DIRECT, "uncounted": name + UNCOUNTED}
+    found: dict[str, Any] = {}
+    for peer, of in peers.items():
+        if of in turns:
+            ratios = [own.cpu / other.cpu for own, other in zip(turns[name], turns[of], strict=True)]
+            found[f"cpu / {peer}"] = median(ratios, 3)
+            if peer == "uncounted":
+                found["95 %"] = "{:.3f} to {:.3f}".format(*sure_of_median(ratios))
+    return found
+
+
+def sure_of_median(values: Sequence[float]) -> tuple[float, float]:
+    """Between which of these values the true median lies with a probability of about 95 %, however they scatter."""
+    ranked = sorted(values)
+    rank = max(0, round((len(ranked) - 1.96 * math.sqrt(len(ranked))) / 2) - 1)
+    return ranked[rank], ranked[-1 - rank]
 
 
 def open_load(subjects: Sequence[Subject], pipelines: Iterable[int], rounds: int, seconds: float) -> dict[str, Any]:

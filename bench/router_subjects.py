@@ -13,19 +13,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import redis
-from bench import router_peers
+from bench import router_peers, uncounted
 
 from cachecluster_local.engines import engine_binary
 
 HOST = "127.61.1.1"
-FIRST_ADDRESSES = {4: "127.61.4.1", 16: "127.61.16.1"}
-"""Of our nodes, by partitions."""
+FIRST_ADDRESSES = {"local-4": "127.61.4.1", "local-16": "127.61.16.1", "local-4-uncounted": "127.61.5.1"}
+"""Of the nodes of each of our clusters."""
 ENGINES = 3
 ENGINE_PORT, TWEMPROXY_PORT, ENVOY_PORT = 7001, 7101, 7201
 READY_S = 30.0
@@ -35,6 +35,9 @@ SLOTS = 16384
 ANY, CLUSTER, ANY_16, CLUSTER_16 = "any", "cluster", "any-16", "cluster-16"
 TWEMPROXY, ENVOY, DIRECT = "twemproxy", "envoy", "direct"
 NAMES = (ANY, CLUSTER, ANY_16, CLUSTER_16, TWEMPROXY, ENVOY, DIRECT)
+UNCOUNTED = "-uncounted"
+METRICS = (ANY + UNCOUNTED, ANY, CLUSTER + UNCOUNTED, CLUSTER)
+"""What shows the cost of metrics."""
 ABOUT = {
     ANY: "our port for any client, 3 nodes, 4 partitions",
     CLUSTER: "our cluster port, cluster-aware clients, 3 nodes, 4 partitions",
@@ -43,6 +46,8 @@ ABOUT = {
     TWEMPROXY: "twemproxy, 1 process, over 3 engines by TCP",
     ENVOY: "Envoy, concurrency 1, over 3 engines by TCP",
     DIRECT: "3 engines by TCP, cluster-aware clients; the CPU time is the engines'",
+    ANY + UNCOUNTED: "our port for any client as above, built without its metrics",
+    CLUSTER + UNCOUNTED: "our cluster port as above, built without its metrics",
 }
 
 
@@ -61,10 +66,12 @@ class Subject:
 
 
 @contextlib.contextmanager
-def process(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def process(
+    command: list[str], log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """A process that ends with the block; its output goes to a file."""
     with log.open("wb") as output:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
     try:
         yield child
     finally:
@@ -101,7 +108,7 @@ class Subjects:
     def __init__(self, engine: str, directory: Path, stack: contextlib.ExitStack) -> None:
         self._engine, self._directory, self._stack = engine, directory, stack
         self._engines: list[int] = []
-        self._clusters: dict[int, dict[str, Any]] = {}
+        self._clusters: dict[str, dict[str, Any]] = {}
 
     def get(self, name: str) -> Subject:
         """A subject, running. Missing when it is a peer that is not installed, RuntimeError when it does not start."""
@@ -109,9 +116,10 @@ class Subjects:
             return Subject(name, _direct_targets(), self._engine_pids())
         if name in (TWEMPROXY, ENVOY):
             return self._proxy(name)
-        state = self._cluster(16 if name in (ANY_16, CLUSTER_16) else 4)
+        partitions = 16 if name in (ANY_16, CLUSTER_16) else 4
+        state = self._cluster(partitions, UNCOUNTED if name.endswith(UNCOUNTED) else "")
         plain = [f"{host}:{port}" for host, port in state["plain"]]
-        return Subject(name, plain if name in (ANY, ANY_16) else _cluster_targets(state), state["pids"]["router"])
+        return Subject(name, plain if name.startswith(ANY) else _cluster_targets(state), state["pids"]["router"])
 
     def _engine_pids(self) -> list[int]:
         if not self._engines:
@@ -142,18 +150,25 @@ class Subjects:
         until(lambda: answers(HOST, port), child, log)
         return Subject(name, [f"{HOST}:{port}"], [child.pid])
 
-    def _cluster(self, partitions: int) -> dict[str, Any]:
-        if partitions not in self._clusters:
-            state_file, log = self._directory / f"local-{partitions}.json", self._directory / f"local-{partitions}.log"
+    def _cluster(self, partitions: int, kind: str) -> dict[str, Any]:
+        name = f"local-{partitions}{kind}"
+        if name not in self._clusters:
+            environment = None
+            if kind == UNCOUNTED:
+                uncounted.build()
+                environment = uncounted.environment()
+            state_file, log = self._directory / f"{name}.json", self._directory / f"{name}.log"
             command = [sys.executable, "-m", "cachecluster_local.main", "--engine", self._engine]
             command += ["--nodes", "3", "--replication-factor", "1", "--partitions", str(partitions)]
-            command += ["--first-address", FIRST_ADDRESSES[partitions], "--state-file", str(state_file)]
-            child = self._stack.enter_context(process(command, log))
+            command += ["--first-address", FIRST_ADDRESSES[name], "--state-file", str(state_file)]
+            child = self._stack.enter_context(process(command, log, environment))
             until(lambda: log.read_bytes().find(b"Ready after") >= 0 and state_file.exists(), child, log)
             state = json.loads(state_file.read_text())
             until(lambda: all(answers(host, port) for host, port in state["plain"]), child, log)
-            self._clusters[partitions] = state
-        return self._clusters[partitions]
+            if kind == UNCOUNTED:
+                uncounted.require_copy(state["pids"]["router"])
+            self._clusters[name] = state
+        return self._clusters[name]
 
 
 def _direct_targets() -> list[str]:

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-COLUMNS = ("cpu us", "cpu / twemproxy", "cpu / envoy", "cpu / direct", "requests/s", "p50 us", "p99 us", "p99.9 us")
+RATIOS = ("cpu / twemproxy", "cpu / envoy", "cpu / direct", "cpu / uncounted", "95 %")
+COLUMNS = ("cpu us", *RATIOS, "requests/s", "p50 us", "p99 us", "p99.9 us")
 RATE_COLUMNS = ("cpu us", "requests/s", "p50 us", "p99 us", "p99.9 us", "p99 us added")
 
 
@@ -20,9 +21,10 @@ def _write(title: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> No
 
 
 def write_closed(title: str, figures: dict[str, Any]) -> None:
-    """One load: a line for each subject, and what went wrong."""
+    """One load: a line for each subject, with the ratios that there are, and what went wrong."""
+    columns = [column for column in COLUMNS if any(column in seen for seen in figures.values())]
     _write(
-        title, ("", *COLUMNS), [(name, *(seen.get(column, "") for column in COLUMNS)) for name, seen in figures.items()]
+        title, ("", *columns), [(name, *(seen.get(column, "") for column in columns)) for name, seen in figures.items()]
     )
     for name, seen in figures.items():
         if "errors" in seen:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench import router, router_parts
+from bench import router, router_parts, router_table, uncounted
 from bench.router_load import Load, NothingAnswered, Turn
 from bench.router_peers import Missing
 from bench.router_subjects import Subject
@@ -27,7 +27,16 @@ def measured(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
 
 @pytest.mark.t0
 @pytest.mark.parametrize(
-    "flags", [["--engine", "other"], ["--clients", "2"], ["--size", "0"], ["--seconds", "0"], ["--nonsense"], ["word"]]
+    "flags",
+    [
+        ["--engine", "other"],
+        ["--clients", "2"],
+        ["--size", "0"],
+        ["--seconds", "0"],
+        ["--quick", "--metrics"],
+        ["--nonsense"],
+        ["word"],
+    ],
 )
 def test_bad_flags_end_with_64(flags: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -39,6 +48,39 @@ def test_bad_flags_end_with_64(flags: list[str]) -> None:
 def test_a_quick_run_is_one_part_of_one_engine_and_takes_more_flags() -> None:
     flags = router.parse(["--quick", "--command", "get", "--rounds", "7"])
     assert (flags.engine, flags.part, flags.command, flags.rounds) == (("valkey",), ("closed",), ("get",), 7)
+
+
+@pytest.mark.t0
+def test_the_router_without_metrics_is_measured_only_when_asked_for() -> None:
+    assert not [name for name in router.parse([]).subject if "uncounted" in name]
+    assert router.parse(["--subject", "any-uncounted"]).subject == ("any-uncounted",)
+    flags = router.parse(["--metrics", "--pipeline", "1"])
+    assert set(flags.subject) == {"any", "any-uncounted", "cluster", "cluster-uncounted"}
+    assert (flags.part, flags.command, flags.size, flags.clients) == (("closed",), ("set", "get"), (64,), (50,))
+
+
+@pytest.mark.t0
+def test_everything_that_counts_is_found_in_the_router_and_taken_out() -> None:
+    before = uncounted.sources()
+    after = uncounted.without_metrics(before)
+    lines = [line for text in after.values() for line in text.splitlines()]
+    assert len(lines) == sum(len(text.splitlines()) for text in before.values())
+    assert not [line for line in lines if "counters." in line and "+=" in line]
+    assert [line for line in lines if "self.requests += 1" in line]
+
+
+@pytest.mark.t0
+@pytest.mark.parametrize("pattern", uncounted.REMOVED)
+def test_a_router_that_counts_in_other_words_is_not_measured(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uncounted, "REMOVED", {f"{pattern} in other words": "pass"})
+    with pytest.raises(uncounted.NothingToRemove, match="other words"):
+        uncounted.without_metrics(uncounted.sources())
+
+
+@pytest.mark.t0
+def test_a_router_that_does_not_run_the_copy_is_not_measured() -> None:
+    with pytest.raises(RuntimeError, match="does not run the copy"):
+        uncounted.require_copy([os.getpid()])
 
 
 @pytest.mark.t0
@@ -57,6 +99,29 @@ def test_ratios_compare_turns_of_the_same_round(monkeypatch: pytest.MonkeyPatch)
     figures = router_parts.closed([Subject(name, [name], []) for name in costs], Load("get", 64, 1, 50), 3, 1.0)
     assert figures["any"]["cpu / twemproxy"] == 2.0
     assert figures["any"]["cpu us"] == 3.0
+
+
+@pytest.mark.t0
+def test_a_router_is_compared_with_itself_without_metrics(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    costs = {"any-uncounted": iter([1.0, 10.0, 2.0]), "any": iter([1.02, 10.3, 2.01]), "cluster": iter([1.0, 1.0, 1.0])}
+    measured(monkeypatch, lambda target, _: turn(cpu=next(costs[target])))
+    figures = router_parts.closed([Subject(name, [name], []) for name in costs], Load("get", 64, 1, 50), 3, 1.0)
+    assert {name: seen.get("cpu / uncounted") for name, seen in figures.items()} == {
+        "any-uncounted": None,
+        "any": 1.02,
+        "cluster": None,
+    }
+    router_table.write_closed("a load", figures)
+    table = capsys.readouterr().out
+    assert "cpu / uncounted" in table and "1.005 to 1.030" in table and "cpu / twemproxy" not in table
+
+
+@pytest.mark.t0
+def test_the_median_of_more_rounds_is_surer() -> None:
+    assert router_parts.sure_of_median([3.0, 1.0, 2.0]) == (1.0, 3.0)
+    assert router_parts.sure_of_median([float(number) for number in range(100)]) == (39.0, 60.0)
 
 
 @pytest.mark.t0
