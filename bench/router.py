@@ -8,8 +8,9 @@ not installed is left out, and the result says so. Without flags everything is m
 more; --quick takes about four minutes. Flags that pick may be repeated. What was not measured anew keeps its figures of
 an earlier run in the result, so that the whole can be measured in pieces.
 
---metrics measures something else: our router beside the same one built without its metrics; its figures have a place of
-their own in the result. The difference is less than what rounds differ by, so it takes many of them (--rounds).
+--metrics measures something else: our router beside the same one built without its metrics. The difference is less than
+what rounds differ by, so it takes many of them (--rounds). --workers measures one node with one and with two router
+processes. The figures of both have places of their own in the result.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from bench.router_subjects import (
     METRICS,
     NAMES,
     TWEMPROXY,
+    WORKERS,
     Subject,
     Subjects,
     end_on_signal,
@@ -62,6 +64,8 @@ QUICK: dict[str, tuple[Any, ...]] = {
 }
 COST = QUICK | {"subject": METRICS, "command": ("set", "get")}
 """What --metrics picks."""
+GROWTH = QUICK | {"subject": WORKERS}
+"""What --workers picks."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,10 +83,10 @@ def _parser() -> argparse.ArgumentParser:
         help="64 B, 50 clients, valkey, 4 partitions, closed load, unless other flags say so",
     )
     preset.add_argument("--metrics", action="store_true", help="the same, SET and GET, with metrics and without")
+    preset.add_argument("--workers", action="store_true", help="the same, one node with one worker and with two")
     add("--engine", choices=ENGINES, action="append", help="default: both")
     add("--part", choices=PARTS, action="append", help="default: all")
-    subjects = tuple(dict.fromkeys(NAMES + METRICS))
-    add("--subject", choices=subjects, action="append", help="default: all but those without metrics")
+    add("--subject", choices=tuple(ABOUT), action="append", help=f"default: {', '.join(NAMES)}")
     add("--command", choices=COMMANDS, action="append", help="of the closed part (default: all)")
     add("--size", type=_positive, action="append", help="bytes of a value, of the closed part (default: 64 and 1024)")
     add("--pipeline", type=_positive, action="append", help="requests in one write (default: 1 and 16)")
@@ -113,7 +117,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error("argument --clients: at least 3, one for each node")
     picks: dict[str, tuple[Any, ...]] = {"engine": ENGINES, "part": PARTS, "subject": NAMES, "command": COMMANDS}
     picks |= {"size": SIZES, "pipeline": PIPELINES, "clients": CLIENTS}
-    picks |= QUICK if flags.quick else COST if flags.metrics else {}
+    picks |= QUICK if flags.quick else COST if flags.metrics else GROWTH if flags.workers else {}
     for name, default in picks.items():
         setattr(flags, name, tuple(dict.fromkeys(getattr(flags, name) or default)))
     return flags
@@ -172,7 +176,8 @@ def run_closed(flags: argparse.Namespace, subjects: list[Subject], result: Resul
             load = Load(command, size, pipeline, clients)
             say(f"{engine}: {load.name}")
             figures = closed(subjects, load, flags.rounds, flags.seconds)
-            result.put(figures, "metrics" if flags.metrics else "closed", engine, load.name)
+            place = "metrics" if flags.metrics else "workers" if flags.workers else "closed"
+            result.put(figures, place, engine, load.name)
             router_table.write_closed(f"{engine}, {load.name}", figures)
 
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from bench.router_load import Load, LoadFailed, NothingAnswered, Turn, measure
-from bench.router_subjects import DIRECT, ENVOY, TWEMPROXY, UNCOUNTED, Subject, memory_kib
+from bench.router_subjects import DIRECT, ENVOY, ONE_WORKER, TWEMPROXY, TWO_WORKERS, UNCOUNTED, Subject, memory_kib
 
 WARM_UP_S = 0.2
 P99_LIMIT_US = 2000.0
@@ -81,7 +81,8 @@ def _figures(turns: list[Turn]) -> dict[str, Any]:
 
 
 def _ratios(name: str, turns: dict[str, list[Turn]]) -> dict[str, Any]:
-    """CPU per request over that of each peer in the same round, and over that of the same router without metrics."""
+    """CPU per request over that of each peer in the same round, and over that of the same router without metrics;
+    requests a second over those of one worker."""
     peers = {"twemproxy": TWEMPROXY, "envoy": ENVOY, "direct": DIRECT, "uncounted": name + UNCOUNTED}
     found: dict[str, Any] = {}
     for peer, of in peers.items():
@@ -90,6 +91,9 @@ def _ratios(name: str, turns: dict[str, list[Turn]]) -> dict[str, Any]:
             found[f"cpu / {peer}"] = median(ratios, 3)
             if peer == "uncounted":
                 found["95 %"] = "{:.3f} to {:.3f}".format(*sure_of_median(ratios))
+    if name.endswith(TWO_WORKERS) and (one := name.removesuffix(TWO_WORKERS) + ONE_WORKER) in turns:
+        ratios = [own.rate / other.rate for own, other in zip(turns[name], turns[one], strict=True)]
+        found["requests/s / 1 worker"] = median(ratios)
     return found
 
 

@@ -24,8 +24,6 @@ from bench import router_peers, uncounted
 from cachecluster_local.engines import engine_binary
 
 HOST = "127.61.1.1"
-FIRST_ADDRESSES = {"local-4": "127.61.4.1", "local-16": "127.61.16.1", "local-4-uncounted": "127.61.5.1"}
-"""Of the nodes of each of our clusters."""
 ENGINES = 3
 ENGINE_PORT, TWEMPROXY_PORT, ENVOY_PORT = 7001, 7101, 7201
 READY_S = 30.0
@@ -35,9 +33,11 @@ SLOTS = 16384
 ANY, CLUSTER, ANY_16, CLUSTER_16 = "any", "cluster", "any-16", "cluster-16"
 TWEMPROXY, ENVOY, DIRECT = "twemproxy", "envoy", "direct"
 NAMES = (ANY, CLUSTER, ANY_16, CLUSTER_16, TWEMPROXY, ENVOY, DIRECT)
-UNCOUNTED = "-uncounted"
+UNCOUNTED, ONE_WORKER, TWO_WORKERS = "-uncounted", "-1-worker", "-2-workers"
 METRICS = (ANY + UNCOUNTED, ANY, CLUSTER + UNCOUNTED, CLUSTER)
 """What shows the cost of metrics."""
+WORKERS = (ANY + ONE_WORKER, ANY + TWO_WORKERS)
+"""What shows what a second router process of a node brings."""
 ABOUT = {
     ANY: "our port for any client, 3 nodes, 4 partitions",
     CLUSTER: "our cluster port, cluster-aware clients, 3 nodes, 4 partitions",
@@ -48,7 +48,29 @@ ABOUT = {
     DIRECT: "3 engines by TCP, cluster-aware clients; the CPU time is the engines'",
     ANY + UNCOUNTED: "our port for any client as above, built without its metrics",
     CLUSTER + UNCOUNTED: "our cluster port as above, built without its metrics",
+    ANY + ONE_WORKER: "our port for any client, 1 node, 4 partitions",
+    ANY + TWO_WORKERS: "the same with two router processes",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """A cluster of ours; its nodes have one address after the other."""
+
+    first_address: str
+    nodes: int = 3
+    partitions: int = 4
+    workers: int = 1
+
+
+OURS = {
+    "": Ours("127.61.4.1"),
+    "-16": Ours("127.61.16.1", partitions=16),
+    UNCOUNTED: Ours("127.61.5.1"),
+    ONE_WORKER: Ours("127.61.6.1", nodes=1),
+    TWO_WORKERS: Ours("127.61.7.1", nodes=1, workers=2),
+}
+"""By the end of the names of what is measured on them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +138,7 @@ class Subjects:
             return Subject(name, _direct_targets(), self._engine_pids())
         if name in (TWEMPROXY, ENVOY):
             return self._proxy(name)
-        partitions = 16 if name in (ANY_16, CLUSTER_16) else 4
-        state = self._cluster(partitions, UNCOUNTED if name.endswith(UNCOUNTED) else "")
+        state = self._cluster(name.removeprefix(ANY).removeprefix(CLUSTER))
         plain = [f"{host}:{port}" for host, port in state["plain"]]
         return Subject(name, plain if name.startswith(ANY) else _cluster_targets(state), state["pids"]["router"])
 
@@ -150,25 +171,26 @@ class Subjects:
         until(lambda: answers(HOST, port), child, log)
         return Subject(name, [f"{HOST}:{port}"], [child.pid])
 
-    def _cluster(self, partitions: int, kind: str) -> dict[str, Any]:
-        name = f"local-{partitions}{kind}"
-        if name not in self._clusters:
+    def _cluster(self, kind: str) -> dict[str, Any]:
+        if kind not in self._clusters:
             environment = None
             if kind == UNCOUNTED:
                 uncounted.build()
                 environment = uncounted.environment()
-            state_file, log = self._directory / f"{name}.json", self._directory / f"{name}.log"
+            ours = OURS[kind]
+            state_file, log = self._directory / f"local{kind}.json", self._directory / f"local{kind}.log"
             command = [sys.executable, "-m", "cachecluster_local.main", "--engine", self._engine]
-            command += ["--nodes", "3", "--replication-factor", "1", "--partitions", str(partitions)]
-            command += ["--first-address", FIRST_ADDRESSES[name], "--state-file", str(state_file)]
+            command += ["--nodes", str(ours.nodes), "--replication-factor", "1", "--partitions", str(ours.partitions)]
+            command += ["--router-workers", str(ours.workers)]
+            command += ["--first-address", ours.first_address, "--state-file", str(state_file)]
             child = self._stack.enter_context(process(command, log, environment))
             until(lambda: log.read_bytes().find(b"Ready after") >= 0 and state_file.exists(), child, log)
             state = json.loads(state_file.read_text())
             until(lambda: all(answers(host, port) for host, port in state["plain"]), child, log)
             if kind == UNCOUNTED:
                 uncounted.require_copy(state["pids"]["router"])
-            self._clusters[name] = state
-        return self._clusters[name]
+            self._clusters[kind] = state
+        return self._clusters[kind]
 
 
 def _direct_targets() -> list[str]:

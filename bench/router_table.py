@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 RATIOS = ("cpu / twemproxy", "cpu / envoy", "cpu / direct", "cpu / uncounted", "95 %")
-COLUMNS = ("cpu us", *RATIOS, "requests/s", "p50 us", "p99 us", "p99.9 us")
+COLUMNS = ("cpu us", *RATIOS, "requests/s", "requests/s / 1 worker", "p50 us", "p99 us", "p99.9 us")
 RATE_COLUMNS = ("cpu us", "requests/s", "p50 us", "p99 us", "p99.9 us", "p99 us added")
 
 

@@ -34,6 +34,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
         ["--size", "0"],
         ["--seconds", "0"],
         ["--quick", "--metrics"],
+        ["--metrics", "--workers"],
         ["--nonsense"],
         ["word"],
     ],
@@ -116,6 +117,15 @@ def test_a_router_is_compared_with_itself_without_metrics(
     router_table.write_closed("a load", figures)
     table = capsys.readouterr().out
     assert "cpu / uncounted" in table and "1.005 to 1.030" in table and "cpu / twemproxy" not in table
+
+
+@pytest.mark.t0
+def test_what_a_second_worker_brings_is_measured_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert router.parse(["--workers"]).subject == ("any-1-worker", "any-2-workers")
+    rates = {"any-1-worker": iter([100.0, 10.0, 50.0]), "any-2-workers": iter([150.0, 15.0, 50.0])}
+    measured(monkeypatch, lambda target, _: turn(rate=next(rates[target])))
+    figures = router_parts.closed([Subject(name, [name], []) for name in rates], Load("get", 64, 1, 50), 3, 1.0)
+    assert figures["any-2-workers"]["requests/s / 1 worker"] == 1.5
 
 
 @pytest.mark.t0
