@@ -187,7 +187,7 @@ async def test_a_router_without_agent_serves_until_the_deadline(tmp_path: Path) 
 
 async def test_peers_are_told_which_gates_are_open(tmp_path: Path) -> None:
     async with running_cluster(tmp_path) as cluster, conversation(cluster.pods[0].cluster_port) as peer:
-        assert await peer.ask("CACHECLUSTER", "HELLO", "3", PEER_TOKEN, "uid-0") == b"+OK\r\n"
+        assert await peer.ask("CACHECLUSTER", "HELLO", "3", PEER_TOKEN, "uid-0") == b"+OK pieces\r\n"
         gates = (await peer.ask("CACHECLUSTER", "GATES")).split(b"\r\n")[2::2]
         assert [line.split()[:2] for line in gates] == [[b"0", b"1"], [b"2", b"1"]]
         assert all(3_000_000 < int(line.split()[2]) <= 3_600_000 for line in gates)

@@ -351,7 +351,7 @@ def test_a_peer_is_answered_by_a_copy_that_may_be_read_or_told_that_there_is_non
     pod = Pod(readable_s=-1.0, answer=Answers(lambda: b"token"))
     peer = pod.world.client(cluster=True)
     peer.feed(request("CACHECLUSTER", "HELLO", "2", "token", "uid-0") + near_read())
-    assert peer.frames() == [b"+OK\r\n", b"-CCFAR\r\n"]
+    assert peer.frames() == [b"+OK pieces\r\n", b"-CCFAR\r\n"]
     pod.world.set_readable(0)
     peer.feed(near_read())
     (replica,) = pod.world.engines()

@@ -380,7 +380,7 @@ async def test_replies_that_are_held_do_not_hold_up_others_of_the_same_peer(tmp_
     """On the wire: a ticket in the turn of the command, and the reply between two others."""
     async with sync_cluster(tmp_path) as (cluster, replica), conversation(cluster.pods[0].cluster_port) as peer:
         key, beside = cluster.keys(0)[0], cluster.keys(2)[0]
-        assert await peer.ask("CACHECLUSTER", "HELLO", "2", PEER_TOKEN, "uid-0") == b"+OK\r\n"
+        assert await peer.ask("CACHECLUSTER", "HELLO", "2", PEER_TOKEN, "uid-0") == b"+OK pieces\r\n"
         peer.send(("SET", key, "x"))
         first = await peer.frame()
         while first.startswith(b"-CCGATE"):

@@ -105,7 +105,7 @@ async def test_clients_are_dismissed_when_nothing_is_outstanding_and_no_later_co
         ):
             assert await quiet.ask("SET", key, "1") == b"+OK\r\n"
             assert await aware.ask("GET", key) == b"$1\r\n1\r\n"
-            assert await peer.ask("CACHECLUSTER", "HELLO", "2", PEER_TOKEN, "uid-0") == b"+OK\r\n"
+            assert await peer.ask("CACHECLUSTER", "HELLO", "2", PEER_TOKEN, "uid-0") == b"+OK pieces\r\n"
             pod.agent.set_gate(0, epoch=0)
             waiting.send(("SET", key, "2"), ("GET", theirs))
             counting = asyncio.create_task(count_up(busy, theirs + "n", "{" + theirs + "}n"))
