@@ -316,6 +316,19 @@ def test_a_large_write_that_the_peer_refuses_is_to_be_sent_again() -> None:
     assert refused.startswith(b"-TRYAGAIN ") and passage.ended
 
 
+def test_a_large_write_that_gets_no_passage_is_to_be_sent_again_and_then_kept_whole() -> None:
+    entry = Entry()
+    entry.ask(entry.first, SET[:1_400_000])
+    (passage,) = entry.world.dialled
+    entry.world.dialled.clear()
+    passage.failed("too many connections")
+    entry.ask(entry.first, SET[1_400_000:])
+    (refused,) = entry.first.frames()
+    assert refused.startswith(b"-TRYAGAIN ")
+    entry.ask(entry.first, SET)
+    assert entry.sent() == SET
+
+
 @pytest.mark.parametrize(("sent", "told"), [(SET[1_400_000:-2], b"-TRYAGAIN "), (SET[1_400_000:], b"-INDETERMINATE ")])
 def test_a_passage_that_is_lost_executes_nothing_before_the_end_was_sent(sent: bytes, told: bytes) -> None:
     entry = Entry()
@@ -525,6 +538,21 @@ def test_a_read_on_a_passage_does_not_wait_for_an_engine_but_is_refused() -> Non
     owner.answer(owner.engine, LARGE[:1_500_000])
     assert owner.engine.ended and owner.peer.frames() == [b"-CCGATE 0\r\n"]
     assert owner.world.router.metrics()["parked"] == 0
+
+
+def test_a_read_on_a_passage_that_gets_no_private_connection_is_asked_as_others_are() -> None:
+    owner = Owner(b"PASSAGE")
+    value = b"$2000000\r\n%s\r\n" % VALUE[:2_000_000]
+    owner.ask(GET)
+    owner.answer(owner.engine, value)
+    owner.sent()
+    for backend in owner.world.dialled[:]:
+        owner.world.dialled.remove(backend)
+        backend.failed("too many connections")
+    owner.world.loop.turn()
+    assert owner.sent() == GET
+    owner.answer(owner.engine, value)
+    assert owner.peer.frames() == [value]
 
 
 def test_passages_leave_room_for_the_connections_that_routers_share(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -495,9 +495,8 @@ cdef class Backend:
         self.refused.add(r.partition)
         if p.owner is self.target:
             p.hold_back()
-        if not r.client.closed:
-            self.router.counters.retried += 1
-            p.send_again(r)
+        self.router.counters.retried += not r.client.closed
+        p.send_again(r)
 
     cdef void take_largeness(self, Request r, Partition p):
         """The peer has not executed this read, nor anything behind it, for its reply is large."""
@@ -506,11 +505,9 @@ cdef class Backend:
         self.refused.add(r.partition)
         if p.inflight > 0:
             p.probing = True  # what is refused behind it goes before what comes now
-        if r.client.closed:
-            return
         if may_ask_apart(r):
             prefer_apart(r)
-        else:
+        elif not r.client.closed:
             if is_plain_read(r):
                 remember_large(self.router, number_of(r), r.slot)
             keep_whole(r)

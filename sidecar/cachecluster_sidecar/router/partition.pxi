@@ -228,7 +228,9 @@ cdef class Partition:
 
     cdef bint passes_pieces(self):
         """Can what is large go to the engine, or come from there, in pieces?"""
-        return (self.mine or (self.owner is not None and self.owner.pieces)) and len(self.privates) < MAX_PRIVATE
+        if len(self.privates) >= MAX_PRIVATE or self.owner is None:
+            return False
+        return self.mine or (self.owner.pieces and seconds() >= self.owner.no_passage_until)
 
     cdef Control controlled(self, Target target):
         """The connection by which what waits in this engine is ended."""
@@ -445,16 +447,17 @@ cdef class Partition:
                 self.send_alone(b, r, PyBytes_AS_STRING(r.chunk) + r.at, r.len)
             else:
                 b.add(r, PyBytes_AS_STRING(r.chunk) + r.at, r.len)
-            if self.probing and not (r.link and r.large and not self.mine):
+            if self.probing and not (r.link and r.large and not self.mine and self.hold_s < REFUSED_MAX_S):
                 return
 
     cdef void expire(self, double now):
-        """Answer what has been parked for too long."""
+        """Answer what has been parked for too long. While something is in flight what comes later must not pass what a peer
+        refuses, even if who sent the first of that is gone."""
         cdef Request r
         cdef Line line
         for line in (self.refused, self.waiting):
             while line.head is not None and (
-                line.head.client.closed
+                (line.head.client.closed and self.inflight == 0)
                 or now - line.head.parked_at > self.router.park_timeout
                 or 0 < line.head.until < now
             ):

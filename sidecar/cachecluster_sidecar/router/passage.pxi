@@ -4,6 +4,9 @@
 # What stands on it is what the client sent, and that router serves it as it does a client of its own: with a private
 # connection to its engine, in pieces, as fast as the slowest of all takes them.
 
+NO_PASSAGE_S = 5.0
+"""How long after one could not be made what is large is kept whole."""
+
 
 @cython.final
 cdef class Passage(Relay):
@@ -27,6 +30,8 @@ cdef class Passage(Relay):
         self.forget(self.leads_to)
         if self.is_ready or self.ending or self.only.closed:
             return
+        if self.leads_to.owner is self.target:
+            self.target.no_passage_until = seconds() + NO_PASSAGE_S
         r = self.unsent.pop()
         while r is not None:
             self.left(self.leads_to)

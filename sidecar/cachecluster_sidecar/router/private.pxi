@@ -63,6 +63,7 @@ cdef class Private(Relay):
         """Forget it; a command for which it could not even be made was not executed."""
         cdef Partition p = <Partition>self.router.lines[self.target.partition]
         cdef Request r
+        cdef bytes frame
         self.stop(reason)
         self.forget(p)
         if self.is_ready or self.ending or self.only.closed:
@@ -72,7 +73,12 @@ cdef class Private(Relay):
             self.left(p)
             if r.large:
                 keep_whole(r)
-                p.send_again(r)
+                frame = r.frame()
+                if r.client.peer:
+                    p.requests -= 1
+                    p.submit(r, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
+                else:
+                    p.send_again(r)
                 r = self.unsent.pop()
                 continue
             self.router.counters.tryagain += 1
