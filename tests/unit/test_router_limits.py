@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.unit.router_conversation import conversation, request
-from tests.unit.router_support import running_cluster
+from tests.unit.router_support import running_cluster, until
 
 pytestmark = pytest.mark.t1
 
@@ -212,3 +212,23 @@ async def test_a_router_takes_as_many_files_as_it_may_have(tmp_path: Path) -> No
             assert limits == (hard, hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_clients_cost_little_memory_and_give_it_back_when_many_have_left(tmp_path: Path) -> None:
+    count = 2000
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    async with running_cluster(tmp_path, pods=1, partitions=1) as cluster:
+        pod, (key,) = cluster.pods[0], cluster.keys(0)
+        status = Path(f"/proc/{pod.workers[0].pid}/status")
+
+        def kib() -> int:
+            return int(status.read_text().partition("VmRSS:")[2].split()[0])
+
+        before = kib()
+        async with AsyncExitStack() as stack:
+            for _ in range(count):
+                client = await stack.enter_async_context(conversation(pod.front))
+                assert await client.ask("GET", key) == b"$-1\r\n"
+            taken = kib() - before
+            assert taken < 20 * count
+        await until(lambda: kib() < before + 0.75 * taken)

@@ -663,6 +663,7 @@ cdef class Router:
     cdef list touched                    # clients to write to
     cdef readonly dict clients           # by id
     cdef readonly Py_ssize_t client_count
+    cdef Py_ssize_t most_clients         # at once, since memory was given back
     cdef readonly Py_ssize_t peer_count
     cdef uint64_t last_id
     cdef uint64_t sample

@@ -216,6 +216,8 @@ TICK_IDLE_S = 0.1
 """Interval of the router's only timer while commands are parked or a gate drains, and otherwise."""
 PEER_CONNECTIONS = 1024
 """Connections of the cluster port beyond the limit of clients, so that peers are not shut out by clients."""
+MANY_LEFT = 1000
+"""When so many clients, and half of all, have gone since there were the most, memory is given back to the system."""
 LATENCY_SAMPLE = C_LATENCY_MASK + 1
 """One of so many commands is timed."""
 
@@ -233,12 +235,19 @@ cdef extern from *:
     }
     static inline int64_t cc_boottime_ns(void) { return cc_ns(CLOCK_BOOTTIME); }
     static inline int64_t cc_monotonic_ns(void) { return cc_ns(CLOCK_MONOTONIC); }
+    #ifdef __GLIBC__
+    #include <malloc.h>
+    static inline void cc_give_memory_back(void) { malloc_trim(0); }
+    #else
+    static inline void cc_give_memory_back(void) {}
+    #endif
     """
     uint64_t cc_acquire(const uint64_t* p) noexcept nogil
     uint64_t cc_relaxed(const uint64_t* p) noexcept nogil
     void cc_fence() noexcept nogil
     int64_t cc_boottime_ns() noexcept nogil
     int64_t cc_monotonic_ns() noexcept nogil
+    void cc_give_memory_back() noexcept nogil
 
 
 cdef inline double seconds() noexcept nogil:

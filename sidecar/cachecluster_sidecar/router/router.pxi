@@ -224,6 +224,7 @@ cdef class Router:
             self.counters.rejected += 1
             return 0
         self.client_count += 1
+        self.most_clients = max(self.most_clients, self.client_count)
         return self.register(client)
 
     def admit_peer(self, Client client):
@@ -611,6 +612,9 @@ cdef class Router:
             self.look_at_target(target, now)
         self.look_at_retired(now)
         self.hub.look_after(now)
+        if self.most_clients - self.client_count >= max(<Py_ssize_t>MANY_LEFT, self.client_count):
+            self.most_clients = self.client_count
+            cc_give_memory_back()
         if self.idle_timeout > 0 and now >= self.idle_due:
             self.look_for_idle(now)
         self.settle_touched()
