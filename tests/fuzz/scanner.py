@@ -1,7 +1,8 @@
 """One input of the fuzzer for the RESP scanner: a stream of bytes, cut into pieces.
 
 The first byte says where the stream is cut. As requests and as replies it must give the same frames, and the same
-error, in one piece, in two and byte by byte; and wherever hiredis finds the end of a reply, so must we.
+error, in one piece, in two and byte by byte; what is passed on in pieces must be those frames; and wherever hiredis
+finds the end of a reply, so must we.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterable
 
 import hiredis
 
-from cachecluster_sidecar.router.feeds import ReplyFeed, RequestFeed
+from cachecluster_sidecar.router.feeds import ReplyFeed, ReplyPieces, RequestFeed, RequestPieces
 from cachecluster_sidecar.router.resp import ProtocolError, encode_request, split_requests
 
 NOT_FOR_HIREDIS = re.compile(rb"\d{6}|=")
@@ -31,6 +32,7 @@ def check(data: bytes) -> None:
         whole, error_in_one = _frames(feed, (stream,))
         assert error == error_in_one and (error or whole == frames), (frames, whole)
         assert stream.startswith(b"".join(frames))
+        _pieces_are_the_frames(feed, frames, data[0])
         if feed is ReplyFeed:
             _compare_with_hiredis(stream, frames)
         elif error is None:
@@ -46,6 +48,23 @@ def _frames(kind: type[RequestFeed | ReplyFeed], pieces: Iterable[bytes]) -> tup
     except ProtocolError as error:
         return found, str(error)
     return found, None
+
+
+def _pieces_are_the_frames(kind: type[RequestFeed | ReplyFeed], frames: list[bytes], cut: int) -> None:
+    """Of requests all but the last line end is passed on."""
+    for frame in frames:
+        pieces: ReplyPieces | RequestPieces
+        if kind is ReplyFeed:
+            pieces, expected = ReplyPieces(), frame
+        elif frame.startswith(b"*") and b"$" in frame:
+            pieces, expected = RequestPieces(), frame[:-2]
+        else:
+            continue
+        at = cut * len(frame) // 255
+        first, complete = pieces.feed(frame[:at])
+        assert not complete or at == len(frame)
+        rest, complete = pieces.feed(frame[at:]) if not complete else (b"", True)
+        assert complete and first + rest == expected, (frame, first, rest)
 
 
 def _arguments_are_those_of_the_frames(stream: bytes, frames: list[bytes]) -> None:
