@@ -31,15 +31,17 @@ class TestDataPathByName(DataPathSuite):
 
     def finds(self, client: Any, keys: set[bytes], pattern: str) -> None:
         """A cluster client scans one node after the other, and each tells what is its own then: of what moves meanwhile
-        from one that is still to be asked to one that was, nothing is told. So it may have to scan again."""
+        from one that is still to be asked to one that was, nothing is told. So it may have to scan again; and which
+        nodes there are it learns from what they answer to other commands, not to SCAN."""
         if not isinstance(client, RedisCluster):
             super().finds(client, keys, pattern)
             return
-        wait_until(
-            lambda: set(client.scan_iter(match=pattern, count=100)) == keys,
-            SCAN_S,
-            "a scan in which nothing moves tells every key",
-        )
+
+        def scan() -> set[bytes]:
+            client.nodes_manager.initialize()
+            return set(client.scan_iter(match=pattern, count=100))
+
+        wait_until(lambda: scan() == keys, SCAN_S, "a scan in which nothing moves tells every key")
 
     def test_the_cluster_port_shows_every_slot_once_and_sends_on_what_it_does_not_own(self) -> None:  # type: ignore[override]
         """It moves."""

@@ -44,7 +44,7 @@ async def _watch_connection(token: str, uid: str, host: str) -> None:
     connection = await Connection.open(host, PORT, ANSWER_S)
     try:
         hello = await connection.command("CACHECLUSTER", "HELLO", "2", token, uid, timeout_s=ANSWER_S)
-        if hello != b"OK":
+        if not isinstance(hello, bytes) or not hello.startswith(b"OK"):
             raise ConnectionError(str(hello))
         before: dict[int, int] = {}
         answered_at = time.monotonic()
