@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.unit.router_in_process import Transport, World
-from tests.unit.test_router_passages_in_process import GET, LARGE, RESUME, SET, STRLEN, VALUE, WRITE
+from tests.unit.test_router_passages_in_process import GET, LARGE, RESUME, SET, STRLEN, VALUE, WRITE, Side
 
 from cachecluster_sidecar.router import core
 from cachecluster_sidecar.router.answers import Answers
@@ -13,7 +13,7 @@ from cachecluster_sidecar.router.resp import encode_request
 pytestmark = pytest.mark.t0
 
 
-class Owner:
+class Owner(Side):
     """The router of the primary's pod, and a peer's shared connection to it."""
 
     def __init__(self, *words: bytes, pieces: bool = True, cold: bool = False, **settings: object) -> None:
@@ -25,7 +25,7 @@ class Owner:
         if cold:
             return
         self.ask(STRLEN)
-        (self.engine,) = self.world.engines()
+        (self.shared,) = self.world.engines()
         self.ask(RESUME)
         self.peer.frames()
 
@@ -36,17 +36,8 @@ class Owner:
         return peer
 
     def ask(self, data: bytes) -> None:
-        self.peer.feed(data)
-        self.world.loop.turn()
-
-    def answer(self, connection: Transport, data: bytes) -> None:
-        connection.feed(data)
-        self.world.loop.turn()
-
-    def sent(self) -> bytes:
-        """To the engine, on the connection that clients share."""
-        data, self.engine.written = self.engine.written, b""
-        return data
+        """Of the peer."""
+        self.say(self.peer, data)
 
     def private(self) -> Transport:
         """The private connection that was made now; the others are for the shared one and CLIENT UNBLOCK."""
@@ -58,11 +49,11 @@ def test_a_peer_is_told_of_a_large_reply_and_what_it_sends_behind_is_refused_unt
     owner = Owner()
     owner.ask(GET + STRLEN)
     assert owner.sent() == GET + STRLEN
-    owner.answer(owner.engine, LARGE[:1_500_000])
-    assert owner.engine.ended, "nobody waits until it has come"
+    owner.say(owner.shared, LARGE[:1_500_000])
+    assert owner.shared.ended, "nobody waits until it has come"
     owner.ask(WRITE)
     assert owner.peer.frames() == [b"-CCLARGE 0\r\n", b"-CCGATE 0\r\n", b"-CCGATE 0\r\n"]
-    owner.engine, *_ = owner.world.engines()
+    owner.shared, *_ = owner.world.engines()
     owner.ask(RESUME + WRITE)
     assert owner.sent() == WRITE
 
@@ -71,15 +62,15 @@ def test_reads_of_the_peer_behind_a_large_reply_that_is_read_away_are_refused_as
     owner = Owner()
     value = b"$2000000\r\n%s\r\n" % VALUE[:2_000_000]
     owner.ask(GET + GET + STRLEN)
-    owner.answer(owner.engine, value + value + b":2000000\r\n")
-    assert not owner.engine.ended
+    owner.say(owner.shared, value + value + b":2000000\r\n")
+    assert not owner.shared.ended
     assert owner.peer.frames() == [b"-CCLARGE 0\r\n", b"-CCGATE 0\r\n", b"-CCGATE 0\r\n"]
 
 
 def test_a_large_reply_with_a_write_behind_it_is_kept_and_the_next_time_nothing_is_asked() -> None:
     owner = Owner()
     owner.ask(GET + WRITE)
-    owner.answer(owner.engine, LARGE + b"+OK\r\n")
+    owner.say(owner.shared, LARGE + b"+OK\r\n")
     assert owner.peer.frames() == [LARGE, b"+OK\r\n"]
     owner.sent()
     owner.ask(GET + WRITE)
@@ -90,7 +81,7 @@ def test_a_large_reply_with_a_write_behind_it_is_kept_and_the_next_time_nothing_
 def test_a_peer_that_asks_for_the_whole_gets_it() -> None:
     owner = Owner()
     owner.ask(encode_request([b"CACHECLUSTER", b"AT", b"0", b"r", b"0", GET]))
-    owner.answer(owner.engine, LARGE)
+    owner.say(owner.shared, LARGE)
     assert owner.peer.frames() == [LARGE]
 
 
@@ -99,7 +90,7 @@ def test_a_peer_that_knows_no_pieces_gets_the_whole() -> None:
     for _ in range(2):
         owner.ask(GET)
         assert owner.sent() == GET
-        owner.answer(owner.engine, LARGE)
+        owner.say(owner.shared, LARGE)
         assert owner.peer.frames() == [LARGE]
 
 
@@ -108,7 +99,7 @@ def test_on_a_passage_a_large_reply_comes_in_pieces_and_so_at_once_the_next_time
     value = b"$2000000\r\n%s\r\n" % VALUE[:2_000_000]
     owner.ask(GET)
     assert owner.sent() == GET
-    owner.answer(owner.engine, value)
+    owner.say(owner.shared, value)
     private = owner.private()
     assert private.written == GET
     private.written = b""
@@ -149,8 +140,8 @@ def test_a_large_request_on_a_passage_does_not_wait_for_the_connection_that_othe
 def test_a_read_on_a_passage_does_not_wait_for_an_engine_but_is_refused() -> None:
     owner = Owner(b"PASSAGE")
     owner.ask(GET)
-    owner.answer(owner.engine, LARGE[:1_500_000])
-    assert owner.engine.ended and owner.peer.frames() == [b"-CCGATE 0\r\n"]
+    owner.say(owner.shared, LARGE[:1_500_000])
+    assert owner.shared.ended and owner.peer.frames() == [b"-CCGATE 0\r\n"]
     assert owner.world.router.metrics()["parked"] == 0
 
 
@@ -158,14 +149,14 @@ def test_a_read_on_a_passage_that_gets_no_private_connection_is_asked_as_others_
     owner = Owner(b"PASSAGE")
     value = b"$2000000\r\n%s\r\n" % VALUE[:2_000_000]
     owner.ask(GET)
-    owner.answer(owner.engine, value)
+    owner.say(owner.shared, value)
     owner.sent()
     for backend in owner.world.dialled[:]:
         owner.world.dialled.remove(backend)
         backend.failed("too many connections")
     owner.world.loop.turn()
     assert owner.sent() == GET
-    owner.answer(owner.engine, value)
+    owner.say(owner.shared, value)
     assert owner.peer.frames() == [value]
 
 
