@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import router_peers, router_table
+from bench.router_hostile import beside_hostile
 from bench.router_load import Load, LoadFailed, fill
 from bench.router_parts import MEMORY_CLIENTS, closed, memory, open_load, say
 from bench.router_subjects import (
@@ -50,7 +51,7 @@ from cachecluster_core.usage import UsageParser
 
 RESULT = Path("build/bench/router.json")
 EXIT_FAILED = 1
-PARTS = ("closed", "open", "memory")
+PARTS = ("closed", "open", "memory", "hostile")
 COMMANDS, SIZES, PIPELINES, CLIENTS = ("set", "get", "mget"), (64, 1024), (1, 16), (50, 500)
 ENGINES = ("valkey", "redis")
 LEAST_ROUNDS = 5
@@ -93,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--clients", type=_positive, action="append", help="of the closed part (default: 50 and 500)")
     add("--rounds", type=_positive, default=LEAST_ROUNDS, help=f"turns of each subject (default {LEAST_ROUNDS})")
     add("--open-rounds", type=_positive, default=OPEN_ROUNDS, help=f"of the open part (default {OPEN_ROUNDS})")
-    add("--seconds", type=float, default=0.8, help="of a turn (default 0.8)")
+    add("--seconds", type=float, default=0.8, help="of a turn, but of the open part's (default 0.8)")
     add("--output", type=Path, default=RESULT, help=f"where the JSON goes (default {RESULT})")
     return parser
 
@@ -190,7 +191,7 @@ def run_engine(flags: argparse.Namespace, engine: str, result: Result) -> None:
         if "open" in flags.part:
             for subject in subjects:
                 fill(subject.fill_targets, SIZES[0])
-            figures = open_load(subjects, flags.pipeline, flags.open_rounds, flags.seconds)
+            figures = open_load(subjects, flags.pipeline, flags.open_rounds)
             for name, seen in figures.items():
                 result.put(seen, "open", engine, name)
             router_table.write_open(engine, figures)
@@ -200,6 +201,13 @@ def run_engine(flags: argparse.Namespace, engine: str, result: Result) -> None:
             figures = memory([subject for subject in subjects if subject.name != DIRECT])
             result.put(figures, "memory KiB", engine)
             router_table.write_memory(engine, figures, MEMORY_CLIENTS)
+        if "hostile" in flags.part:
+            plain = [subject for subject in subjects if subject.takes_every_key]
+            for subject in plain:
+                fill(subject.fill_targets, SIZES[0])
+            for kind, figures in beside_hostile(plain, flags.rounds, flags.seconds).items():
+                result.put(figures, "hostile", engine, kind)
+                router_table.write_hostile(engine, kind, figures)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

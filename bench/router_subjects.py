@@ -82,9 +82,14 @@ class Subject:
     pids: list[int]
 
     @property
+    def takes_every_key(self) -> bool:
+        """At each of its addresses."""
+        return "/" not in self.targets[0]
+
+    @property
     def fill_targets(self) -> list[str]:
         """Where to write each key once: a proxy that takes every key needs no more than one address."""
-        return self.targets if "/" in self.targets[0] else self.targets[:1]
+        return self.targets[:1] if self.takes_every_key else self.targets
 
 
 @contextlib.contextmanager

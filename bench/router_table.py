@@ -9,6 +9,7 @@ from typing import Any
 RATIOS = ("cpu / twemproxy", "cpu / envoy", "cpu / direct", "cpu / uncounted", "95 %")
 COLUMNS = ("cpu us", *RATIOS, "requests/s", "requests/s / 1 worker", "p50 us", "p99 us", "p99.9 us")
 RATE_COLUMNS = ("cpu us", "requests/s", "p50 us", "p99 us", "p99.9 us", "p99 us added")
+HOSTILE_COLUMNS = ("requests/s", "p50 us", "p50 us added", "p99 us", "p99 us added")
 
 
 def _write(title: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -44,3 +45,9 @@ def write_memory(engine: str, figures: dict[str, Any], clients: Iterable[int]) -
     columns = ("before", *(f"{number} clients" for number in clients), "after")
     rows = [(name, *(seen.get(column, "") for column in columns)) for name, seen in figures.items()]
     _write(f"{engine}, resident memory, KiB", ("", *columns), rows)
+
+
+def write_hostile(engine: str, kind: str, figures: dict[str, Any]) -> None:
+    """What the others were given beside a client of this kind."""
+    rows = [(name, *(seen.get(column, "") for column in HOSTILE_COLUMNS)) for name, seen in figures.items()]
+    _write(f"{engine}, beside a hostile client: {kind}", ("", *HOSTILE_COLUMNS), rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -139,9 +140,18 @@ def test_the_highest_rate_is_the_last_that_keeps_its_time(monkeypatch: pytest.Mo
     limit = router_parts.RATES[17]
     measured(monkeypatch, lambda _, load: turn(rate=load.rate, p99=1999.0 if load.rate <= limit else 2001.0))
     subject, load = Subject("any", ["any"], []), Load("get", 64, 1, 50)
-    assert router_parts.highest_rate(subject, load, 1.0) == limit
+    assert router_parts.highest_rate(subject, load) == limit
     measured(monkeypatch, lambda _, load: turn(rate=0.9 * load.rate))
-    assert router_parts.highest_rate(subject, load, 1.0) == 0.0
+    assert router_parts.highest_rate(subject, load) == 0.0
+
+
+@pytest.mark.t0
+def test_the_quietest_turns_show_what_a_proxy_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+    tails = {"any": itertools.cycle([900.0, 5000.0, 700.0, 800.0]), "direct": itertools.cycle([9000.0, 500.0, 600.0])}
+    measured(monkeypatch, lambda target, load: turn(rate=load.rate, p99=next(tails[target])))
+    figures = router_parts.open_load([Subject(name, [name], []) for name in tails], [16], 3)
+    seen = figures["get 64 B, pipeline 16, 50 clients at 20000/s"]
+    assert (seen["any"]["p99 us"], seen["any"]["p99 us added"]) == (700.0, 200.0)
 
 
 @pytest.mark.t0
@@ -150,7 +160,7 @@ def test_a_turn_without_any_answer_is_a_rate_that_is_not_kept(monkeypatch: pytes
         raise NothingAnswered("nothing was answered")
 
     monkeypatch.setattr(router_parts, "measure", nothing)
-    assert router_parts.highest_rate(Subject("any", ["any"], []), Load("get", 64, 1, 50), 1.0) == 0.0
+    assert router_parts.highest_rate(Subject("any", ["any"], []), Load("get", 64, 1, 50)) == 0.0
 
 
 @pytest.mark.t0
