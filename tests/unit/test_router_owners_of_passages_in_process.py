@@ -137,12 +137,63 @@ def test_a_large_request_on_a_passage_does_not_wait_for_the_connection_that_othe
     assert private.written == SET
 
 
+def test_a_large_request_on_a_passage_is_executed_also_while_the_connection_that_others_share_is_made_anew() -> None:
+    owner = Owner(b"PASSAGE")
+    owner.ask(SET[:1_400_000])
+    private = owner.private()
+    owner.say(owner.connected(b"PASSAGE"), GET)
+    owner.say(owner.shared, LARGE[:1_500_000])
+    assert owner.shared.ended
+    owner.ask(SET[1_400_000:])
+    assert private.written == SET
+    private.feed(b"+OK\r\n")
+    assert owner.peer.frames() == [b"+OK\r\n"]
+
+
+def test_a_large_request_on_a_passage_is_kept_whole_when_there_are_too_many_private_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    owner = Owner(b"PASSAGE")
+    monkeypatch.setitem(vars(core), "MAX_PRIVATE", 0)
+    owner.ask(SET[:1_400_000])
+    owner.ask(SET[1_400_000:])
+    assert owner.sent() == SET
+    owner.say(owner.shared, b"+OK\r\n")
+    assert owner.peer.frames() == [b"+OK\r\n"]
+
+
+def test_after_a_private_connection_failed_a_large_request_on_a_passage_is_kept_whole() -> None:
+    owner = Owner(b"PASSAGE")
+    owner.ask(SET[:1_400_000])
+    for backend in owner.world.dialled[:]:
+        owner.world.dialled.remove(backend)
+        backend.failed("too many connections")
+    owner.ask(SET[1_400_000:])
+    (refused,) = owner.peer.frames()
+    assert refused.startswith(b"-TRYAGAIN ")
+    owner.ask(SET)
+    assert owner.sent() == SET
+
+
 def test_a_read_on_a_passage_does_not_wait_for_an_engine_but_is_refused() -> None:
     owner = Owner(b"PASSAGE")
     owner.ask(GET)
     owner.say(owner.shared, LARGE[:1_500_000])
     assert owner.shared.ended and owner.peer.frames() == [b"-CCGATE 0\r\n"]
     assert owner.world.router.metrics()["parked"] == 0
+
+
+def test_a_key_stays_known_as_large_when_its_read_was_refused() -> None:
+    owner = Owner(b"PASSAGE")
+    owner.ask(GET)
+    owner.say(owner.shared, LARGE[:1_500_000])
+    owner.peer = owner.connected(b"PASSAGE")
+    owner.ask(GET)
+    assert owner.peer.frames() == [b"-CCGATE 0\r\n"]
+    (owner.shared,) = owner.world.engines()
+    owner.peer = owner.connected(b"PASSAGE")
+    owner.ask(GET)
+    assert (owner.private().written, owner.sent()) == (GET, b"")
 
 
 def test_a_read_on_a_passage_that_gets_no_private_connection_is_asked_as_others_are() -> None:

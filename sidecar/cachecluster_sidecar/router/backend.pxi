@@ -401,7 +401,7 @@ cdef class Backend:
     cdef void take_reply(self, Request r, const char* frame, Py_ssize_t n, list late):
         cdef Partition p
         cdef bytes aborted, tagged
-        cdef bint alone
+        cdef bint alone, held
         if r.internal != NOT_INTERNAL:
             self.take_internal(r, frame, n)
             return
@@ -424,12 +424,15 @@ cdef class Backend:
             pass
         elif alone and (<Private>self).sends_back(frame, n):
             (<Private>self).take_unblocked(r)
-        elif self.router.sync and self.target.partition >= 0 and p.commit.holds(r):
-            p.taken()
-            p.commit.hold(r, frame, n)
         else:
+            if self.apart and r.large:
+                forget_large(self.router, r.large)
+            held = self.router.sync and self.target.partition >= 0 and p.commit.holds(r)
             p.taken()
-            self.router.deliver(r, frame, n)
+            if held:
+                p.commit.hold(r, frame, n)
+            else:
+                self.router.deliver(r, frame, n)
         if p.inflight == 0:
             p.left_flight()
         if r.link and self.apart:

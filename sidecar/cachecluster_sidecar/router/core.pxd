@@ -120,7 +120,7 @@ cdef class Target:
     cdef double dropped_at       # when a connection was dropped for a large reply
     cdef bint reads              # for reads that a replica answers: its connections are Readers
     cdef bint pieces             # a peer that passes on in pieces what is large, as we do
-    cdef double no_passage_until # one could not be made
+    cdef double no_apart_until   # a connection of a client's own could not be made, so what is large is kept whole
 
     cdef Backend ready(self, int proto)
     cdef void dial(self, int proto)

@@ -24,6 +24,9 @@ cdef bytes REPLY_LOST = (
 cdef enum:
     KEPT_WHOLE = -1              # for Request.large: no more to be asked for apart
 
+NOT_APART_S = 5.0
+"""How long what is large is kept whole after a connection of a client's own could not be made there."""
+
 
 cdef class Relay(Backend):
     """A connection of one client's own."""
@@ -148,7 +151,6 @@ cdef bint is_relayed(Request r, Py_ssize_t n):
     cdef Relay b = c.source
     if b is None or b.under_way is not r:
         if n > 0:
-            forget_large(c.router, r.large)
             return False
         c.router.fail(r, REPLY_LOST)
         return True

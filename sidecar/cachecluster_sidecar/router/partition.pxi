@@ -152,6 +152,11 @@ cdef class Partition:
                 b.add(r, frame, n)
             return
         if r.client.peer:
+            if r.uploaded and self.mine and self.may_serve() and not self.attaching:
+                # It has a connection of its own, and nothing else of its client is on its way: it overtakes nobody.
+                if not self.router.sync or not self.refuses(r):
+                    send_end(r, self, frame, n)
+                return
             self.refuse_peer(r)
             return
         if self.router.parked_bytes + self.router.queued_bytes + n > self.router.max_parked_bytes:
@@ -230,7 +235,7 @@ cdef class Partition:
         """Can what is large go to the engine, or come from there, in pieces?"""
         if len(self.privates) >= MAX_PRIVATE or self.owner is None:
             return False
-        return self.mine or (self.owner.pieces and seconds() >= self.owner.no_passage_until)
+        return seconds() >= self.owner.no_apart_until and (self.mine or self.owner.pieces)
 
     cdef Control controlled(self, Target target):
         """The connection by which what waits in this engine is ended."""

@@ -4,9 +4,6 @@
 # What stands on it is what the client sent, and that router serves it as it does a client of its own: with a private
 # connection to its engine, in pieces, as fast as the slowest of all takes them.
 
-NO_PASSAGE_S = 5.0
-"""How long after one could not be made what is large is kept whole."""
-
 
 @cython.final
 cdef class Passage(Relay):
@@ -31,7 +28,7 @@ cdef class Passage(Relay):
         if self.is_ready or self.ending or self.only.closed:
             return
         if self.leads_to.owner is self.target:
-            self.target.no_passage_until = seconds() + NO_PASSAGE_S
+            self.target.no_apart_until = seconds() + NOT_APART_S
         r = self.unsent.pop()
         while r is not None:
             self.left(self.leads_to)

@@ -68,6 +68,7 @@ cdef class Private(Relay):
         self.forget(p)
         if self.is_ready or self.ending or self.only.closed:
             return
+        self.target.no_apart_until = seconds() + NOT_APART_S
         r = self.unsent.pop()
         while r is not None:
             self.left(p)

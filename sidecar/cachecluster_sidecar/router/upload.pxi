@@ -7,13 +7,13 @@
 # a gate that shuts, executes nothing: the rest is dropped as it comes, and the client is told to send it again.
 #
 # Where that cannot begin, because the gate is not open or the primary cannot be reached, a request is kept until it is
-# complete, as all others are: in a transaction, of clients that track keys or are shown to others. On a passage it is
-# dropped as it comes, and refused.
+# complete, as all others are: in a transaction, of clients that track keys or are shown to others. On a passage that comes to
+# a shut gate it is dropped as it comes, and refused.
 
 cdef bytes LINE_END = b"\r\n"
 cdef bytes UPLOAD_LOST = (
-    b"-TRYAGAIN the primary changed, or its engine was lost, while this large request was received; it was not executed,"
-    b" send it again\r\n"
+    b"-TRYAGAIN the primary changed, or the connection to its engine was lost, while this large request was received; it was"
+    b" not executed, send it again\r\n"
 )
 cdef bytes NO_LONGER_GRANTED = b"-NOPERM this is not permitted since the rules of this user have changed\r\n"
 
@@ -40,7 +40,7 @@ cdef bint begins_upload(Client c, const char* frame):
     slot = key_slot(frame + c.scan.head[1].at, c.scan.head[1].len)
     p = <Partition>router.lines[slot >> router.shift]
     takes = takes_upload(c, p)
-    if not takes and not c.passage:
+    if not takes and (not c.passage or (p.mine and p.may_serve())):
         return False
     if c.head is not None:
         c.barrier = True
