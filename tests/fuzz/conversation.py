@@ -161,6 +161,8 @@ class _Talker:
         """An engine's answer is to this command, or to what was queued before it; the words between routers are for
         peers only."""
         assert b"failed to answer" not in reply, (words, reply)
+        if words[:2] == [b"CACHECLUSTER", b"ON"] and not reply.startswith(b"-"):
+            words = split_requests(words[-1])[0][-1]  # its reply came before the ticket for it could leave
         name = words[0].lower()
         reply = TAGGED.sub(without_cursor, reply)
         if name == b"wait" and reply.startswith(b":"):
