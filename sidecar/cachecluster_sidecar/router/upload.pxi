@@ -114,6 +114,10 @@ cdef Py_ssize_t pass_upload(Client c, const char* p, Py_ssize_t n):
     cdef Relay link = upload.link
     cdef Py_ssize_t passed
     if link is not None and link.closed:
+        if upload.bytes == 0:
+            # Its connection could not be made, and nothing was passed on: as if it had not begun.
+            c.upload = None
+            return 0
         link = upload.link = None
     if link is not None and (link.write_paused or not link.is_ready):
         c.stalled = True
