@@ -18,6 +18,8 @@ from bench.router_load import Load, Turn
 from bench.router_parts import figures_of, in_turns, median, say, turn_of
 from bench.router_subjects import Subject
 
+from cachecluster_sidecar.router.resp import encode_request
+
 LOAD = Load("get", 64, 1, 50, rate=2000.0)
 NOBODY = "nobody"
 PIPELINE = 1000
@@ -28,16 +30,12 @@ AGAIN_S = 2.0
 """How long one of its connections may take to be made or to answer."""
 
 
-def _command(*arguments: bytes) -> bytes:
-    return b"*%d\r\n%s" % (len(arguments), b"".join(b"$%d\r\n%s\r\n" % (len(it), it) for it in arguments))
-
-
 def _keys(count: int) -> list[bytes]:
     """Some of those that the load generator wrote."""
     return [b"bench:{%08d}:%d" % (number // 10, number % 10) for number in range(count)]
 
 
-GETS = b"".join(_command(b"GET", key) for key in _keys(PIPELINE))
+GETS = b"".join(encode_request([b"GET", key]) for key in _keys(PIPELINE))
 
 
 def _flood(connection: socket.socket) -> None:
@@ -57,7 +55,7 @@ def _deaf(connection: socket.socket) -> None:
 
 def _wide(connection: socket.socket) -> None:
     """An MGET of 10,000 keys after the other."""
-    request = _command(b"MGET", *_keys(MGET_KEYS))
+    request = encode_request([b"MGET", *_keys(MGET_KEYS)])
     expected = len(b"*%d\r\n" % MGET_KEYS) + MGET_KEYS * len(b"$64\r\n\r\n" + bytes(64))
     while True:
         connection.sendall(request)
@@ -66,7 +64,7 @@ def _wide(connection: socket.socket) -> None:
 
 def _fleeting(connection: socket.socket) -> None:
     """A connection for each request."""
-    connection.sendall(_command(b"GET", _keys(1)[0]))
+    connection.sendall(encode_request([b"GET", *_keys(1)]))
     connection.recv(100)
 
 

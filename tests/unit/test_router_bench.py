@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench import router, router_parts, router_table, uncounted
+from bench import router, router_hostile, router_parts, router_table, uncounted
 from bench.router_load import Load, NothingAnswered, Turn
 from bench.router_peers import Missing
 from bench.router_subjects import Subject
@@ -152,6 +153,16 @@ def test_the_quietest_turns_show_what_a_proxy_adds(monkeypatch: pytest.MonkeyPat
     figures = router_parts.open_load([Subject(name, [name], []) for name in tails], [16], 3)
     seen = figures["get 64 B, pipeline 16, 50 clients at 20000/s"]
     assert (seen["any"]["p99 us"], seen["any"]["p99 us added"]) == (700.0, 200.0)
+
+
+@pytest.mark.t0
+def test_what_a_hostile_client_adds_is_seen_beside_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    here: list[str] = []
+    monkeypatch.setattr(router_hostile, "hostile_client", lambda kind, _: here.append(kind) or contextlib.nullcontext())
+    measured(monkeypatch, lambda *_: turn(p99=300.0 if here[-1] == "flood" else 100.0))
+    figures = router_hostile.beside_hostile([Subject("any", ["any"], [])], 2, 1.0)
+    added = {kind: seen["any"]["p99 us added"] for kind, seen in figures.items()}
+    assert added == {kind: 200.0 if kind == "flood" else 0.0 for kind in ("nobody", *router_hostile.KINDS)}
 
 
 @pytest.mark.t0
